@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: make demo, make test.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+BASE   := $(VENV)/.installed
+DEV    := $(VENV)/.installed-dev
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check clean
+demo: $(BASE)
+	$(PY) examples/01_hello.py
+
+test: $(DEV)
+	$(PY) -m pytest -n 2 --dist loadfile
+
+check: $(DEV)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/test_walls.py tests/test_wheel.py tests/test_names.py
+
+$(BASE): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "adaflex needs Python 3.11 or newer, found $$($(PYTHON) --version); set PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "this Python has no venv module; install it (Debian: apt-get install python3-venv)"; exit 2; }
+	@$(PYTHON) -c 'import shutil, sys; sys.exit(shutil.disk_usage(".").free < 3 << 30)' || \
+	  { echo "less than 3 GiB of disk are free here; make room first"; exit 2; }
+	@command -v $${ADAFLEX_CXX:-g++} >/dev/null || \
+	  echo "note: no g++ found; AdaFlex will run, slowly, without generated kernels (Debian: apt-get install g++)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e '.[torch,demo]'
+	touch $@
+
+$(DEV): $(BASE)
+	$(PIP) -e '.[torch,demo,dev,cuda]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) out dist build

@@ -1,0 +1,1 @@
+"""From a model to a cost table: capture, sites, choices, measured costs."""

@@ -1,0 +1,1 @@
+"""From a program to outputs and a verdict: execution, arena, tiers, artifact."""

@@ -1,0 +1,1 @@
+"""From buffers with lives to offsets in an address space."""

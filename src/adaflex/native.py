@@ -1,0 +1,150 @@
+"""Builds C++ into a shared library, once per content.
+
+In: C++ text, include folders, flags. Out: the path of a ``.so`` in the cache, or a ``BuildError``.
+The key is a digest of the text, every header beside it, the flags and the compiler's version, so a changed
+header or compiler never meets a stale library. The library appears under its name by rename: never half-written.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from adaflex.errors import BuildError, CacheError
+from adaflex.settings import Settings, settings
+
+log = logging.getLogger("adaflex.native")
+
+BASE_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-pthread", "-Wno-psabi")
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler that answered ``--version``."""
+
+    path: str
+    version: str
+
+
+@functools.cache
+def _probe(command: str) -> Compiler | None:
+    path = shutil.which(command)
+    if path is None:
+        return None
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return Compiler(path, done.stdout.splitlines()[0] if done.stdout else "unknown")
+
+
+def compiler(config: Settings | None = None) -> Compiler | None:
+    """The C++ compiler that would be used, or None where there is none."""
+    config = config or settings()
+    if config.compiler is not None:
+        return _probe(config.compiler)
+    return _probe("g++") or _probe("c++")
+
+
+def cache_folder(name: str, config: Settings | None = None) -> Path:
+    """A writable folder of mode 0700 below the cache; a temporary one where the default cache is not writable."""
+    config = config or settings()
+    folder = config.cache_dir / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} is not writable")
+        return folder
+    except OSError as fault:
+        if config.cache_named:
+            raise CacheError(
+                f"ADAFLEX_CACHE_DIR={config.cache_dir} cannot be written ({fault}); name a writable folder or unset it"
+            ) from fault
+        return _temporary_cache(name)
+
+
+@functools.cache
+def _temporary_cache(name: str) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=f"adaflex-{name}-"))
+    log.warning("the default cache is not writable; using %s for this process", folder)
+    return folder
+
+
+def digest(source: str, includes: Sequence[Path], flags: Sequence[str], version: str) -> str:
+    """Content key of a build: text, headers in the include folders, flags, compiler version."""
+    whole = hashlib.sha256()
+    for part in (source, *flags, version):
+        whole.update(part.encode())
+        whole.update(b"\0")
+    for folder in includes:
+        for header in sorted(folder.rglob("*.h")):
+            whole.update(header.name.encode())
+            whole.update(header.read_bytes())
+    return whole.hexdigest()[:32]
+
+
+def build(source: str, *, includes: Sequence[Path] = (), flags: Sequence[str] = (), name: str = "unit") -> Path:
+    """Compile one C++ translation unit into a shared library and return its path.
+
+    Raises ``BuildError`` when there is no compiler, it fails, or it runs over the time limit.
+    """
+    config = settings()
+    tool = compiler(config)
+    if tool is None:
+        wanted = config.compiler or "g++"
+        raise BuildError(f"no C++ compiler: '{wanted}' was not found; install g++ or set ADAFLEX_CXX to one")
+    all_flags = (*BASE_FLAGS, *flags)
+    folder = cache_folder("native", config)
+    key = digest(source, includes, all_flags, tool.version)
+    library = folder / f"{name}-{key}.so"
+    if library.exists():
+        return library
+    with FileLock(str(folder / f"{key}.lock"), timeout=config.build_timeout_s + 30):
+        if not library.exists():
+            _compile(tool, source, includes, all_flags, library, config.build_timeout_s)
+    return library
+
+
+def _compile(
+    tool: Compiler, source: str, includes: Sequence[Path], flags: Sequence[str], library: Path, limit_s: float
+) -> None:
+    text = library.with_suffix(".cpp")
+    text.write_text(source)
+    partial = library.with_suffix(f".{os.getpid()}.partial")
+    command = [tool.path, *flags, *(f"-I{folder}" for folder in includes), str(text), "-o", str(partial)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired as fault:
+        partial.unlink(missing_ok=True)
+        raise BuildError(
+            f"{tool.path} ran over {limit_s:g} s on {text}; raise ADAFLEX_BUILD_TIMEOUT or look at that source"
+        ) from fault
+    except OSError as fault:
+        raise BuildError(f"{tool.path} could not be started on {text}: {fault}") from fault
+    if done.returncode != 0:
+        partial.unlink(missing_ok=True)
+        errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
+        raise BuildError(f"{tool.path} failed on {text}: {errors[0]}")
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(library)
+    log.debug("built %s", library)
+
+
+def load(library: Path) -> ctypes.CDLL:
+    """Load a built library; calls through it release the interpreter lock."""
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as fault:
+        raise BuildError(f"{library} could not be loaded ({fault}); delete it and try again") from fault
