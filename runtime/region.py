@@ -1,0 +1,131 @@
+"""The region: a typed SSA body over rows and columns, the one form that every code printer reads.
+
+In: made by codegen. Out: read by the C++ printer, the Triton printer and the numpy evaluator. Pure data.
+
+A region iterates over ``dims`` (their product is the rows) and ``columns``. A value is one number for each row and
+column, or for each row when it comes from a reduction or a load without column stride. Values are numbered by their
+place in ``ops``; arithmetic is fp32 whatever the loads hold (bf16 and fp16 are widened, int and bool converted).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+# A size known when the program runs: an int, a symbol's name, or (operator, left, right) with + - * // % max.
+Size = Union[int, str, tuple[str, "Size", "Size"]]
+
+UNARY = (
+    "neg abs sqrt rsqrt recip exp exp2 expm1 log log2 log1p tanh erf sigmoid silu gelu gelu_tanh relu sin cos "
+    "floor ceil round trunc sign not square bf16"
+).split()
+BINARY = "add sub mul div min max pow mod floordiv lt le gt ge eq ne and or".split()
+TERNARY = ("select",)  # condition, then, else
+REDUCE = ("sum", "rmax", "rmin", "rprod")  # over the columns: one value per row
+FOLD = ("fold_sum", "fold_max", "fold_min")  # over the inner axis: one value per row and column
+LEAVES = ("load", "const", "acc", "column")  # acc: the template's result; column: the column's number
+
+
+@dataclass(frozen=True)
+class Load:
+    """One operand: element address = slot + offset + sum(index_i * stride_i) + inner * stride + column * stride."""
+
+    slot: int
+    strides: tuple[Size, ...]  # elements, one per entry of the region's ``dims``
+    column: Size  # elements; 0: the same for all columns
+    offset: Size = 0  # elements
+    inner: Size = 0  # elements along the region's inner axis
+    gather: int = -1  # number of the load whose value picks a row of this slot; the address grows by value * pitch
+    pitch: Size = 0  # elements between rows that can be picked
+    codec: str = ""  # "": as the slot's dtype says; "rows8": uint8 rows, each followed by its fp32 scale and minimum
+
+
+@dataclass(frozen=True)
+class Op:
+    """One SSA operation; ``args`` are numbers of earlier values (of a load for "load")."""
+
+    name: str
+    args: tuple[int, ...] = ()
+    value: float = 0.0  # of "const"
+
+
+@dataclass(frozen=True)
+class Store:
+    """Value ``value`` goes to ``slot`` in the slot's own form, at the region's row, contiguous over columns."""
+
+    value: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """See the module's text. ``inner`` > 1 only with fold ops, and then no column reductions."""
+
+    dims: tuple[Size, ...]
+    columns: Size
+    loads: tuple[Load, ...]
+    ops: tuple[Op, ...]
+    stores: tuple[Store, ...]
+    inner: Size = 1
+
+
+def evaluate(size: Size, symbols: dict[str, int]) -> int:
+    """The value of a size; KeyError for an unknown symbol, ValueError for an unknown operator."""
+    if isinstance(size, int):
+        return size
+    if isinstance(size, str):
+        return symbols[size]
+    operator, left, right = size
+    a, b = evaluate(left, symbols), evaluate(right, symbols)
+    if operator == "+":
+        return a + b
+    if operator == "-":
+        return a - b
+    if operator == "*":
+        return a * b
+    if operator == "//":
+        return a // b
+    if operator == "%":
+        return a % b
+    if operator == "max":
+        return max(a, b)
+    raise ValueError(f"unknown operator '{operator}' in a size")
+
+
+def times(left: Size, right: Size) -> Size:
+    """left * right, folded where both are known."""
+    if isinstance(left, int) and isinstance(right, int):
+        return left * right
+    if left == 0 or right == 0:
+        return 0
+    if left == 1:
+        return right
+    if right == 1:
+        return left
+    return ("*", left, right)
+
+
+def plus(left: Size, right: Size) -> Size:
+    """left + right, folded where both are known."""
+    if isinstance(left, int) and isinstance(right, int):
+        return left + right
+    if left == 0:
+        return right
+    if right == 0:
+        return left
+    return ("+", left, right)
+
+
+def product(sizes: tuple[Size, ...]) -> Size:
+    """The product of sizes; 1 for none."""
+    whole: Size = 1
+    for size in sizes:
+        whole = times(whole, size)
+    return whole
+
+
+def round_up(size: Size, unit: int) -> Size:
+    """``size`` rounded up to a multiple of ``unit``."""
+    if isinstance(size, int):
+        return -(-size // unit) * unit
+    return ("*", ("//", ("+", size, unit - 1), unit), unit)
