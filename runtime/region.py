@@ -9,11 +9,23 @@ place in ``ops``; arithmetic is fp32 whatever the loads hold (bf16 and fp16 are 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Union
+from functools import reduce
+from typing import Any, TypeAlias
 
-# A size known when the program runs: an int, a symbol's name, or (operator, left, right) with + - * // % max.
-Size = Union[int, str, tuple[str, "Size", "Size"]]
+# A size known when the program runs: an int, a symbol's name, or (operator, operand, operand, ...).
+Size: TypeAlias = "int | str | tuple[Any, ...]"
+
+OPERATORS: Mapping[str, Callable[[int, int], int]] = {
+    "+": lambda a, b: a + b,
+    "*": lambda a, b: a * b,
+    "//": lambda a, b: a // b,
+    "%": lambda a, b: a % b,
+    "cdiv": lambda a, b: -(-a // b),
+    "min": min,
+    "max": max,
+}
 
 UNARY = (
     "neg abs sqrt rsqrt recip exp exp2 expm1 log log2 log1p tanh erf sigmoid silu gelu gelu_tanh relu sin cos "
@@ -21,7 +33,7 @@ UNARY = (
 ).split()
 BINARY = "add sub mul div min max pow mod floordiv lt le gt ge eq ne and or".split()
 TERNARY = ("select",)  # condition, then, else
-REDUCE = ("sum", "rmax", "rmin", "rprod")  # over the columns: one value per row
+REDUCE = ("sum", "rmax", "rmin")  # over the columns: one value per row
 FOLD = ("fold_sum", "fold_max", "fold_min")  # over the inner axis: one value per row and column
 LEAVES = ("load", "const", "acc", "column")  # acc: the template's result; column: the column's number
 
@@ -69,27 +81,13 @@ class Region:
     inner: Size = 1
 
 
-def evaluate(size: Size, symbols: dict[str, int]) -> int:
-    """The value of a size; KeyError for an unknown symbol, ValueError for an unknown operator."""
+def evaluate(size: Size, symbols: Mapping[str, int]) -> int:
+    """The value of a size; KeyError for an unknown symbol or operator."""
     if isinstance(size, int):
         return size
     if isinstance(size, str):
         return symbols[size]
-    operator, left, right = size
-    a, b = evaluate(left, symbols), evaluate(right, symbols)
-    if operator == "+":
-        return a + b
-    if operator == "-":
-        return a - b
-    if operator == "*":
-        return a * b
-    if operator == "//":
-        return a // b
-    if operator == "%":
-        return a % b
-    if operator == "max":
-        return max(a, b)
-    raise ValueError(f"unknown operator '{operator}' in a size")
+    return reduce(OPERATORS[size[0]], (evaluate(part, symbols) for part in size[1:]))
 
 
 def times(left: Size, right: Size) -> Size:
@@ -128,4 +126,4 @@ def round_up(size: Size, unit: int) -> Size:
     """``size`` rounded up to a multiple of ``unit``."""
     if isinstance(size, int):
         return -(-size // unit) * unit
-    return ("*", ("//", ("+", size, unit - 1), unit), unit)
+    return ("*", ("cdiv", size, unit), unit)

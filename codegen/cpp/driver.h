@@ -1,0 +1,221 @@
+// Walks the steps of a segment with a team of threads: who gets which rows, where threads meet.
+// In: the tables of a generated unit and a Call filled by the runtime. Out: the segment's slots written.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include "math.h"
+#include "rows.h"
+#include "team.h"
+#include "vec.h"
+
+namespace af {
+
+enum Mode { BY_GROUP = 0, BY_ROW = 1, BY_COLUMN = 2 };
+enum Window { FULL = 0, GROUP = 1, BLOCK = 2 };
+
+// What the runtime hands over for one call. Arrays have one entry per slot of the program.
+struct Call {
+  const long* symbols;
+  char* const* base;        // FULL: where the slot lies (0 where it is windowed)
+  const long* offset;       // GROUP, BLOCK: offset within a thread's own arena
+  const long* row_bytes;
+  const long* group_rows;   // rows of the slot per group
+  const int* window;
+  long slots;
+  char* thread_arena;       // threads x thread_bytes
+  long thread_bytes;        // windowed slots, then scratch
+  long scratch_offset;      // within a thread's arena
+  void* team;
+  long threads;
+  long mode;
+  long groups;              // of this segment, for this shape
+  long item_groups;         // groups a thread takes at a time
+};
+
+// What one thread works with: its own slot pointers, adjusted so that absolute row numbers index its windows.
+struct Thread {
+  char** p;
+  char* arena;
+  char* scratch;
+  int part;    // BY_COLUMN: this thread's share of the columns of a product
+  int parts;
+};
+
+typedef void (*Step)(const Call&, Thread&, long r0, long r1);
+typedef long (*Rows)(const long* symbols);
+
+struct LoopEntry {
+  Step run;            // a whole loop over [r0, r1)
+  Rows rows;
+  const Step* steps;   // its steps one by one, for BY_COLUMN
+  const char* splits;  // per step: can its columns be split?
+  int count;
+};
+struct PhaseEntry { const LoopEntry* loops; int count; };
+struct SegmentEntry { const PhaseEntry* phases; int count; };
+
+constexpr long MOST_SLOTS = 4096;
+
+inline void rebase(const Call& c, Thread& t, long group) {
+  for (long i = 0; i < c.slots; ++i)
+    if (c.window[i] == GROUP) t.p[i] = t.arena + c.offset[i] - group * c.group_rows[i] * c.row_bytes[i];
+}
+
+inline void rebase_block(const Call& c, Thread& t, int slot, long row) {
+  t.p[slot] = t.arena + c.offset[slot] - row * c.row_bytes[slot];
+}
+
+// Thread `part` of `parts` gets whole tiles of 8 rows, so that no tile is split between two threads.
+inline long share(long rows, int part, int parts) {
+  const long tiles = (rows + 7) / 8;
+  const long at = tiles * part / parts * 8;
+  return at < rows ? at : rows;
+}
+
+struct Work {
+  const Call* call;
+  const SegmentEntry* segment;
+  std::atomic<long> next{0};
+};
+
+inline void by_group(const Call& c, const SegmentEntry& s, Thread& t, std::atomic<long>& next) {
+  for (;;) {
+    const long g0 = next.fetch_add(c.item_groups, std::memory_order_relaxed);
+    if (g0 >= c.groups) return;
+    const long g1 = g0 + c.item_groups < c.groups ? g0 + c.item_groups : c.groups;
+    rebase(c, t, g0);
+    for (int i = 0; i < s.count; ++i)
+      for (int j = 0; j < s.phases[i].count; ++j) {
+        const LoopEntry& loop = s.phases[i].loops[j];
+        const long per = loop.rows(c.symbols) / c.groups;
+        loop.run(c, t, g0 * per, g1 * per);
+      }
+  }
+}
+
+inline void by_row(const Call& c, const SegmentEntry& s, Thread& t, int thread, Team& team) {
+  for (int i = 0; i < s.count; ++i) {
+    for (int j = 0; j < s.phases[i].count; ++j) {
+      const LoopEntry& loop = s.phases[i].loops[j];
+      const long rows = loop.rows(c.symbols);
+      const long r0 = share(rows, thread, int(c.threads)), r1 = share(rows, thread + 1, int(c.threads));
+      if (r0 < r1) loop.run(c, t, r0, r1);
+    }
+    if (i + 1 < s.count && c.threads > 1) team.barrier();
+  }
+}
+
+inline void by_column(const Call& c, const SegmentEntry& s, Thread& t, int thread, Team& team) {
+  for (int i = 0; i < s.count; ++i)
+    for (int j = 0; j < s.phases[i].count; ++j) {
+      const LoopEntry& loop = s.phases[i].loops[j];
+      const long rows = loop.rows(c.symbols);
+      for (int k = 0; k < loop.count; ++k) {
+        if (loop.splits[k]) {
+          t.part = thread;
+          t.parts = int(c.threads);
+          loop.steps[k](c, t, 0, rows);
+        } else {
+          const long r0 = rows * thread / c.threads, r1 = rows * (thread + 1) / c.threads;
+          t.part = 0;
+          t.parts = 1;
+          if (r0 < r1) loop.steps[k](c, t, r0, r1);
+        }
+        team.barrier();
+      }
+    }
+}
+
+inline void run_thread(void* argument, int thread) {
+  Work& w = *static_cast<Work*>(argument);
+  const Call& c = *w.call;
+  char* pointers[MOST_SLOTS];
+  for (long i = 0; i < c.slots; ++i) pointers[i] = c.base[i];
+  char* arena = c.thread_arena + thread * c.thread_bytes;
+  Thread t{pointers, arena, arena + c.scratch_offset, 0, 1};
+  Team& team = *static_cast<Team*>(c.team);
+  if (c.mode == BY_GROUP) by_group(c, *w.segment, t, w.next);
+  else if (c.mode == BY_ROW) by_row(c, *w.segment, t, thread, team);
+  else by_column(c, *w.segment, t, thread, team);
+}
+
+inline int run_segment(const SegmentEntry& segment, const Call* call) {
+  if (call->slots > MOST_SLOTS) return 1;
+  Work work;
+  work.call = call;
+  work.segment = &segment;
+  Team& team = *static_cast<Team*>(call->team);
+  if (call->threads > 1) team.run(run_thread, &work);
+  else run_thread(&work, 0);
+  return 0;
+}
+
+// ---- helpers of generated bodies ----
+template <class T> AF_INLINE vf ld(const T* p, int n) { return n == 16 ? load(p) : load(p, n); }
+template <class T> AF_INLINE void st(T* p, vf v, int n) { if (n == 16) store(p, v); else store(p, v, n); }
+template <class T> AF_INLINE vf ld1(const T* p) { return set1(hsum(load(p, 1))); }
+template <class T> AF_INLINE vf ld_strided(const T* p, long stride, int n) {
+  alignas(64) float t[16] = {};
+  for (int i = 0; i < n; ++i) t[i] = hsum(load(p + i * stride, 1));
+  return load(t);
+}
+AF_INLINE vf keep(vf v, int n, float neutral) {
+  if (n == 16) return v;
+  alignas(64) float t[16];
+  store(t, v);
+  for (int i = n; i < 16; ++i) t[i] = neutral;
+  return load(t);
+}
+AF_INLINE vf iota(long start) { return iota() + set1(float(start)); }
+
+#define AF_LAMBDA __attribute__((always_inline))
+
+// A kernel parameter of whatever pointer type the kernel asks for.
+struct Any {
+  const char* p;
+  template <class T> operator const T*() const { return (const T*)p; }
+};
+
+constexpr long round16(long n) { return (n + 15) / 16 * 16; }
+constexpr long size_cdiv(long a, long b) { return (a + b - 1) / b; }
+constexpr long size_min(long a, long b) { return a < b ? a : b; }
+constexpr long size_max(long a, long b) { return a > b ? a : b; }
+
+// Columns of a product that share `part` of `parts` begins at: whole panels of 32.
+inline long column_share(long columns, int part, int parts) {
+  const long panels = (columns + 31) / 32;
+  return size_min(panels * part / parts * 32, columns);
+}
+
+template <class F> AF_INLINE void columns(long count, F&& body) {
+  long col = 0;
+  for (; col + 16 <= count; col += 16) body(col, 16);
+  if (col < count) body(col, int(count - col));
+}
+
+AF_INLINE vm truth(vf v) { return ne(v, set1(0.0f)); }
+AF_INLINE vf one_if(vm m) { return select(m, set1(1.0f), set1(0.0f)); }
+AF_INLINE vf round_bf16(vf v) {
+  alignas(64) bf16 t[16];
+  store(t, v);
+  return load(t);
+}
+AF_INLINE vf floordiv(vf a, vf b) { return floor(a / b); }
+AF_INLINE vf mod(vf a, vf b) { return a - floor(a / b) * b; }
+
+// One value for the whole row.
+template <class T> AF_INLINE void fill(T* p, vf v, long count) {
+  for (long i = 0; i < count; i += 16) store(p + i, v, int(size_min(16, count - i)));
+}
+AF_INLINE void zero_tail(bf16* p, long count, long row_bytes) {
+  for (long i = count; i < row_bytes / 2; ++i) p[i] = bf16{0};
+}
+// A row of uint8 codes followed by its fp32 scale and minimum.
+AF_INLINE vf ld_rows8(const uint8_t* row, long width, long col, int n) {
+  float tail[2];
+  __builtin_memcpy(tail, row + width, 8);
+  return fma(ld(row + col, n), set1(tail[0]), set1(tail[1]));
+}
+
+}  // namespace af

@@ -1,0 +1,182 @@
+"""Prints a region as C++: the body of a row function or of a template's epilogue.
+
+In: a ``Region``, the slots it touches. Out: lines of C++ over the kernel library's vector type.
+
+A row is walked in stages, one loop over the columns each: a reduction ends a stage, and what needs its result stands
+in a later one. A value of an earlier stage is loaded again if it was a load, else it waits in a row of scratch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adaflex.codegen.sizes import known
+from adaflex.runtime.program import Slot
+from adaflex.runtime.region import FOLD, REDUCE, Load, Op, Region, Size
+
+C_TYPE = {
+    "f32": "float",
+    "bf16": "af::bf16",
+    "f16": "af::fp16",
+    "i64": "int64_t",
+    "i32": "int32_t",
+    "i8": "int8_t",
+    "u8": "uint8_t",
+    "bool": "bool",
+}
+INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+COMPARE = ("lt", "le", "gt", "ge", "eq", "ne")
+NEUTRAL = {"sum": "0.0f", "rmax": "-__builtin_inff()", "rmin": "__builtin_inff()"}
+FINISH = {"sum": "hsum", "rmax": "hmax", "rmin": "hmin"}
+FOLD_START = {"fold_sum": "0.0f", "fold_max": "-__builtin_inff()", "fold_min": "__builtin_inff()"}
+
+
+def size_text(size: Size, symbols: Sequence[str]) -> str:
+    """A size as a C++ expression over the array ``s`` of symbol values."""
+    number = known(size)
+    if number is not None:
+        return str(number)
+    if isinstance(size, str):
+        return f"s[{symbols.index(size)}]"
+    assert isinstance(size, tuple)
+    operator, *parts = size
+    texts = [size_text(part, symbols) for part in parts]
+    if operator in ("+", "*", "//", "%"):
+        return "(" + f" {operator[0]} ".join(texts) + ")"
+    first = texts[0]
+    for text in texts[1:]:
+        first = f"af::size_{operator}({first}, {text})"
+    return first
+
+
+def literal(value: float) -> str:
+    """A float as C++ text that reads back to the same fp32."""
+    if value != value:
+        return "__builtin_nanf(\"\")"
+    if value in (float("inf"), float("-inf")):
+        return "-__builtin_inff()" if value < 0 else "__builtin_inff()"
+    text = repr(float(value))
+    return text + ("f" if "." in text or "e" in text else ".0f")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which values of a region are one per row, and the stage each stands in."""
+
+    per_row: tuple[bool, ...]
+    stage: tuple[int, ...]
+
+
+def analyse(region: Region) -> Shape:
+    """Row-wise values and stages of a region's ops."""
+    per_row: list[bool] = []
+    stage: list[int] = []
+    for op in region.ops:
+        if op.name == "load":
+            load = region.loads[op.args[0]]
+            gathered = load.gather >= 0 and load.column != 0
+            per_row.append(load.column == 0 and not gathered and load.inner == 0)
+            stage.append(0)
+            continue
+        if op.name in ("const", "acc", "column"):
+            per_row.append(op.name == "const")
+            stage.append(0)
+            continue
+        after = [stage[a] + (region.ops[a].name in REDUCE) for a in op.args]
+        stage.append(max(after, default=0))
+        per_row.append(op.name in REDUCE or (op.name not in FOLD and all(per_row[a] for a in op.args)))
+    return Shape(tuple(per_row), tuple(stage))
+
+
+class Body:
+    """Prints one region's values; ``row`` is the C++ name of the absolute row number."""
+
+    def __init__(self, region: Region, slots: Sequence[Slot], symbols: Sequence[str], row: str = "r") -> None:
+        self.region, self.slots, self.symbols, self.row = region, slots, symbols, row
+        self.shape = analyse(region)
+        self.columns = size_text(region.columns, symbols)
+
+    def size(self, size: Size) -> str:
+        """Text of a size."""
+        return size_text(size, self.symbols)
+
+    def address(self, load: Load) -> str:
+        """Offset in elements of a load's row (gathered rows and inner index excluded)."""
+        parts = [self.size(load.offset)] if load.offset != 0 else []
+        if len(self.region.dims) == 1:
+            if load.strides[0] != 0:
+                parts.append(f"{self.row} * {self.size(load.strides[0])}")
+        else:
+            parts += [
+                f"i{k} * {self.size(stride)}" for k, stride in enumerate(load.strides) if stride != 0
+            ]
+        return " + ".join(parts) or "0"
+
+    def indices(self) -> list[str]:
+        """Declarations of the index along each of the region's leading axes, where rows are not one axis."""
+        dims = self.region.dims
+        if len(dims) == 1:
+            return []
+        lines, rest = [], self.row
+        for k in range(len(dims) - 1, 0, -1):
+            lines.append(f"const long i{k} = {rest} % {self.size(dims[k])};")
+            lines.append(f"const long q{k} = {rest} / {self.size(dims[k])};")
+            rest = f"q{k}"
+        return [*lines, f"const long i0 = {rest};"]
+
+    def pointers(self) -> list[str]:
+        """Declarations of each load's row pointer (after ``indices``), gathers resolved."""
+        lines = []
+        for k, load in enumerate(self.region.loads):
+            kind = C_TYPE.get(self.slots[load.slot].form, "uint8_t")
+            address = self.address(load)
+            if load.gather >= 0:
+                index = self.region.loads[load.gather]
+                word = C_TYPE[self.slots[index.slot].form]
+                picked = f"long(((const {word}*)t.p[{index.slot}])[{self.address(index)}])"
+                address += f" + {picked} * {self.size(load.pitch)}"
+            lines.append(f"const {kind}* const x{k} = (const {kind}*)t.p[{load.slot}] + {address};")
+        return lines
+
+    def load_text(self, number: int, column: str, count: str) -> str:
+        """The vector of load ``number`` at ``column``."""
+        load = self.region.loads[number]
+        base = f"x{number}" + (f" + j * {self.size(load.inner)}" if load.inner != 0 else "")
+        if load.codec == "rows8":
+            width = self.size(self.region.columns)
+            return f"af::ld_rows8({base}, {width}, {column}, {count})"
+        if load.column == 0:
+            return f"af::ld1({base})"
+        if load.column == 1:
+            return f"af::ld({base} + {column}, {count})"
+        return f"af::ld_strided({base} + {column} * {self.size(load.column)}, {self.size(load.column)}, {count})"
+
+    def op_text(self, number: int, column: str, count: str) -> str:
+        """The expression of value ``number`` (no reduction) in terms of the values v0, v1, ..."""
+        op: Op = self.region.ops[number]
+        v = [f"v{a}" for a in op.args]
+        name = op.name
+        if name == "load":
+            return self.load_text(op.args[0], column, count)
+        if name == "const":
+            return f"af::set1({literal(op.value)})"
+        if name == "column":
+            return f"af::iota({column})"
+        if name in INFIX:
+            return f"({v[0]} {INFIX[name]} {v[1]})"
+        if name in COMPARE:
+            return f"af::one_if(af::{name}({v[0]}, {v[1]}))"
+        if name == "select":
+            return f"af::select(af::truth({v[0]}), {v[1]}, {v[2]})"
+        if name in ("and", "or"):
+            return f"af::one_if(af::{name}_(af::truth({v[0]}), af::truth({v[1]})))"
+        if name == "not":
+            return f"af::one_if(af::not_(af::truth({v[0]})))"
+        if name == "neg":
+            return f"(-{v[0]})"
+        if name == "square":
+            return f"({v[0]} * {v[0]})"
+        if name == "bf16":
+            return f"af::round_bf16({v[0]})"
+        return f"af::{name}({', '.join(v)})"

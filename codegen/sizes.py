@@ -1,0 +1,92 @@
+"""Symbolic sizes compared and divided: two spellings of one size are one size.
+
+In: ``Size`` trees. Out: canonical polynomials over symbols (and over whole sub-expressions that are no polynomial).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from adaflex.runtime.region import OPERATORS, Size
+
+# monomial (sorted atoms) -> coefficient
+Polynomial = dict[tuple[str, ...], int]
+
+
+def polynomial(size: Size) -> Polynomial:
+    """The canonical form of a size; what is neither sum nor product is an atom named by its own canonical text."""
+    if isinstance(size, int):
+        return {(): size} if size else {}
+    if isinstance(size, str):
+        return {(size,): 1}
+    parts = [polynomial(part) for part in size[1:]]
+    if size[0] == "+":
+        return _add(parts)
+    if size[0] == "*":
+        return _multiply(parts)
+    if all(set(part) <= {()} for part in parts):
+        value = parts[0].get((), 0)
+        for part in parts[1:]:
+            value = OPERATORS[size[0]](value, part.get((), 0))
+        return {(): value} if value else {}
+    text = size[0] + "(" + ",".join(_text(part) for part in parts) + ")"
+    return {(text,): 1}
+
+
+def _text(value: Polynomial) -> str:
+    return "+".join(f"{count}*{'*'.join(atoms)}" for atoms, count in sorted(value.items()))
+
+
+def _add(parts: Sequence[Polynomial]) -> Polynomial:
+    whole: Counter[tuple[str, ...]] = Counter()
+    for part in parts:
+        for atoms, count in part.items():
+            whole[atoms] += count
+    return {atoms: count for atoms, count in whole.items() if count}
+
+
+def _multiply(parts: Sequence[Polynomial]) -> Polynomial:
+    whole: Polynomial = {(): 1}
+    for part in parts:
+        product: Counter[tuple[str, ...]] = Counter()
+        for atoms, count in whole.items():
+            for more, factor in part.items():
+                product[tuple(sorted(atoms + more))] += count * factor
+        whole = {atoms: count for atoms, count in product.items() if count}
+    return whole
+
+
+def same(left: Size, right: Size) -> bool:
+    """Are the two sizes equal whatever their symbols' values?"""
+    return left == right or polynomial(left) == polynomial(right)
+
+
+def known(size: Size) -> int | None:
+    """The size as a number where it depends on no symbol."""
+    value = polynomial(size)
+    return value.get((), 0) if set(value) <= {()} else None
+
+
+def divides(size: Size, by: Size) -> Size | None:
+    """size / by where ``by`` is a single monomial that divides every monomial of ``size``; else None."""
+    top, bottom = polynomial(size), polynomial(by)
+    if len(bottom) != 1:
+        return 1 if top == bottom and bottom else None
+    ((atoms, count),) = bottom.items()
+    parts: list[Size] = []
+    for monomial, factor in top.items():
+        rest = Counter(monomial)
+        rest.subtract(atoms)
+        if min(rest.values(), default=0) < 0 or factor % count:
+            return None
+        names = tuple(rest.elements())
+        if any("(" in name for name in names):
+            return None
+        parts.append(_product((factor // count, *names)))
+    return 0 if not parts else parts[0] if len(parts) == 1 else ("+", *parts)
+
+
+def _product(parts: Sequence[Size]) -> Size:
+    kept = [part for part in parts if part != 1]
+    return 1 if not kept else kept[0] if len(kept) == 1 else ("*", *kept)
