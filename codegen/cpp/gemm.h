@@ -1,0 +1,5 @@
+// All matrix products. Which weights and activations each takes stands at the head of its file.
+#pragma once
+
+#include "gemm_float.h"
+#include "gemm_w8a8.h"

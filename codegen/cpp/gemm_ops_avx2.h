@@ -1,0 +1,114 @@
+// The Ops of gemm_ops_avx512.h for AVX2: a tile is half a panel, 2 registers of 8 columns.
+//
+// vpmaddubsw adds pairs in 16 bits and saturates (255 * 127 * 2), so u8 x s8 is widened to 16 bits first and summed by
+// vpmaddwd, exactly; 4-bit codes minus 8 stay below 255 * 8 * 2 and may use it.
+#pragma once
+
+#include <immintrin.h>
+
+#include "vec.h"
+
+namespace af {
+namespace gemm {
+
+struct OpBase {
+    static constexpr int ROWS = 4;
+    static constexpr int VECS = 2;
+    static constexpr int WIDTH = 16;
+    static constexpr int LANES = 8;
+    static constexpr bool REMAINDER = false;
+    using Raw = __m256i;
+    static AF_INLINE __m256i spread(const char* a) {
+        int32_t x;
+        std::memcpy(&x, a, 4);
+        return _mm256_set1_epi32(x);
+    }
+    static AF_INLINE Raw raw(const char* b) { return _mm256_load_si256((const __m256i*)b); }
+};
+
+struct IntAcc : OpBase {
+    using Acc = __m256i;
+    static AF_INLINE Acc zero() { return _mm256_setzero_si256(); }
+    static AF_INLINE Acc add(Acc x, Acc y) { return _mm256_add_epi32(x, y); }
+    static AF_INLINE __m256 value(Acc x) { return _mm256_cvtepi32_ps(x); }
+};
+
+struct FloatAcc : OpBase {
+    using Acc = __m256;
+    static AF_INLINE Acc zero() { return _mm256_setzero_ps(); }
+    static AF_INLINE Acc add(Acc x, Acc y) { return _mm256_add_ps(x, y); }
+    static AF_INLINE __m256 value(Acc x) { return x; }
+};
+
+struct F32 : FloatAcc {
+    static constexpr int ROWS = 6;
+    static constexpr int WORDS = 1;
+    static constexpr bool REMAINDER = true;
+    using Word = __m256;
+    using Weight = __m256;
+    static AF_INLINE Word word(const char* a) { return _mm256_broadcast_ss((const float*)a); }
+    static AF_INLINE Weight weight(Raw b, int) { return _mm256_castsi256_ps(b); }
+    static AF_INLINE void dot(Acc& c, Word x, Weight w) { c = _mm256_fmadd_ps(x, w, c); }
+};
+
+// Two bf16 of one register as two registers of floats: even k, odd k.
+struct FloatPair {
+    __m256 even, odd;
+};
+AF_INLINE FloatPair split_bf16(__m256i x) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(x, 16)),
+            _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(int(0xffff0000u))))};
+}
+
+struct Bf16Acc : FloatAcc {
+    using Word = FloatPair;
+    using Weight = FloatPair;
+    static AF_INLINE Word word(const char* a) { return split_bf16(spread(a)); }
+    static AF_INLINE void dot(Acc& c, const Word& x, const Weight& w) {
+        c = _mm256_fmadd_ps(x.odd, w.odd, _mm256_fmadd_ps(x.even, w.even, c));
+    }
+};
+
+struct Bf16 : Bf16Acc {
+    static constexpr int WORDS = 1;
+    static AF_INLINE Weight weight(Raw b, int) { return split_bf16(b); }
+};
+
+struct U8S8 : IntAcc {
+    static constexpr int WORDS = 1;
+    static constexpr float UNIT = 1.0f;
+    struct Shorts {
+        __m256i even, odd;
+    };
+    using Word = Shorts;
+    using Weight = Shorts;
+    static AF_INLINE Word word(const char* a) {
+        __m256i x = spread(a);
+        return {_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(x, 8)};
+    }
+    static AF_INLINE Weight weight(Raw b, int) {
+        return {_mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8), _mm256_srai_epi16(b, 8)};
+    }
+    static AF_INLINE void dot(Acc& c, const Word& x, const Weight& w) {
+        __m256i both = _mm256_add_epi32(_mm256_madd_epi16(x.even, w.even), _mm256_madd_epi16(x.odd, w.odd));
+        c = _mm256_add_epi32(c, both);
+    }
+};
+
+struct U8S4 : IntAcc {
+    static constexpr int WORDS = 2;
+    static constexpr float UNIT = 1.0f;
+    using Word = __m256i;
+    using Weight = __m256i;
+    static AF_INLINE Word word(const char* a) { return spread(a); }
+    static AF_INLINE Weight weight(Raw b, int i) {
+        __m256i low = i == 0 ? b : _mm256_srli_epi16(b, 4);
+        return _mm256_sub_epi8(_mm256_and_si256(low, _mm256_set1_epi8(15)), _mm256_set1_epi8(8));
+    }
+    static AF_INLINE void dot(Acc& c, Word x, Weight w) {
+        c = _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
+    }
+};
+
+}  // namespace gemm
+}  // namespace af

@@ -1,0 +1,93 @@
+// In: rows of activations, a range of columns, packed weights. Out: every tile of the product computed once and handed
+// to the epilogue, 16 columns of a row at a time.
+//
+// Order: blocks of rows whose activations stay in L2, then panels of weights, then tiles of rows. Rows are dealt to
+// tiles evenly (9 rows are 5 + 4, not 8 + 1), so no count of rows falls off a cliff.
+#pragma once
+
+#include "gemm_tile.h"
+
+namespace af {
+namespace gemm {
+
+constexpr long ROW_BLOCK_BYTES = 128 << 10;  // activations of a row block: an eighth of an L2 of 1 MB
+constexpr long PREFETCH_ROWS = 32;           // with fewer rows the prefetch takes longer than the products
+
+// What a product is: where its parts lie and which columns are asked for.
+struct Shape {
+    const char* a;     // first row
+    long lda;          // bytes from row to row
+    long rows;
+    long N;            // columns of the whole output, unpadded
+    long n0, n1;       // columns asked for, n0 a multiple of 32
+};
+
+AF_INLINE long rows_of_block(const Shape& s, int tile_rows) {
+    long fit = ROW_BLOCK_BYTES / (s.lda > 0 ? s.lda : 1) / tile_rows * tile_rows;
+    if (fit < PREFETCH_ROWS) fit = PREFETCH_ROWS;
+    return s.rows <= fit + fit / 2 ? s.rows : fit;
+}
+
+// Asks for share t of `tiles` of the panel at p.
+AF_INLINE void prefetch_share(const char* p, long bytes, long t, long tiles) {
+    const char* end = p + bytes * (t + 1) / tiles;
+    for (p += bytes * t / tiles / 64 * 64; p < end; p += 64) __builtin_prefetch(p, 0, 3);
+}
+
+// Calls each(first row, rows, column of the panel) for all tiles; `b` and `bytes`: the panels, for the prefetch.
+template <int ROWS, class Each>
+AF_INLINE void sweep(const Shape& s, const void* b, long bytes, Each&& each) {
+    const long block = rows_of_block(s, ROWS);
+    for (long first = 0; first < s.rows; first += block) {
+        const long rows = s.rows - first < block ? s.rows - first : block;
+        const long tiles = (rows + ROWS - 1) / ROWS;
+        for (long n = s.n0; n < s.n1; n += PANEL) {
+            const bool ahead = rows >= PREFETCH_ROWS && n + PANEL < s.n1;
+            for (long t = 0; t < tiles; ++t) {
+                const long r0 = rows * t / tiles, r1 = rows * (t + 1) / tiles;
+                if (ahead) prefetch_share((const char*)b + (n / PANEL + 1) * bytes, bytes, t, tiles);
+                each(first + r0, int(r1 - r0), n);
+            }
+        }
+    }
+}
+
+using TileCall = void (*)(const char* a, long lda, const char* b, long blocks, char* out);
+
+// The tile function for 1..Op::ROWS rows.
+template <class Op>
+AF_INLINE TileCall tile_of(int rows) {
+    static const TileCall calls[8] = {
+        tile<Op, 1>,
+        tile<Op, 2>,
+        tile<Op, 3>,
+        tile<Op, 4>,
+        tile<Op, Op::ROWS < 5 ? Op::ROWS : 5>,
+        tile<Op, Op::ROWS < 6 ? Op::ROWS : 6>,
+        tile<Op, Op::ROWS < 7 ? Op::ROWS : 7>,
+        tile<Op, Op::ROWS < 8 ? Op::ROWS : 8>,
+    };
+    return calls[rows - 1];
+}
+
+// Hands a tile to the epilogue: value(r, half) gives 16 columns of row r of the tile.
+template <class Ep, class Value>
+AF_INLINE void finish(const Shape& s, long row, int rows, long n, Ep& ep, const Value& value) {
+    if (n + PANEL <= s.N) {
+        for (int r = 0; r < rows; ++r) {
+            vf left = value(r, 0), right = value(r, 1);
+            ep(row + r, n, left, 16);
+            ep(row + r, n + 16, right, 16);
+        }
+        return;
+    }
+    const long left = s.N - n;
+    for (int r = 0; r < rows; ++r)
+        for (int half = 0; half < 2 && half * 16 < left; ++half) {
+            const long count = left - half * 16;
+            ep(row + r, n + half * 16, value(r, half), int(count < 16 ? count : 16));
+        }
+}
+
+}  // namespace gemm
+}  // namespace af

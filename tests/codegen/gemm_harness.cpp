@@ -1,0 +1,29 @@
+// One extern "C" entry per matrix product, storing floats at y[row * ldy + n] through an epilogue.
+#include "gemm.h"
+
+namespace {
+struct Store {
+    float* y;
+    long ldy;
+    __attribute__((always_inline)) void operator()(long row, long n, af::vf value, int count) const {
+        af::store(y + row * ldy + n, value, count);
+    }
+};
+}  // namespace
+
+struct Args {
+    const char* a;
+    long lda, rows;
+    const void* b;
+    const float *sw, *csw, *wz;
+    long K, N, n0, n1;
+    float* y;
+    long ldy;
+};
+
+#define ENTRY(name) extern "C" void name(const Args* s)
+#define SHAPE s->K, s->N, s->n0, s->n1, (Store{s->y, s->ldy})
+
+ENTRY(f32) { af::gemm_f32(s->a, s->lda, s->rows, s->b, SHAPE); }
+ENTRY(bf16) { af::gemm_bf16(s->a, s->lda, s->rows, s->b, SHAPE); }
+ENTRY(w8a8) { af::gemm_w8a8(s->a, s->lda, s->rows, (const int8_t*)s->b, s->sw, s->csw, SHAPE); }
