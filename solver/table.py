@@ -78,7 +78,7 @@ class Choice:
     tier: str = "memory"
     axis: Literal["precision", "sparsity", "skip", "placement", "keep"] = "precision"
     requires: tuple[str, ...] = ()  # choice ids that must be taken when this one is (a fold needs its neighbour)
-    activation: str = ""  # activation format class, for casts
+    activation: str = ""  # activation format class, for casts; "" never needs one
     label: str = ""
 
 
@@ -161,6 +161,7 @@ class CostTable:
     spacings: tuple[Spacing, ...] = ()
     tiers: tuple[Tier, ...] = (Tier("memory"),)
     blocks: tuple[tuple[str, ...], ...] = ()  # sites in execution order by block: the unit of prefetch
+    ring_depth: int = 2  # blocks the staging ring holds: the one computed and those being loaded
     residual_format: str = "fp32"
     time_scale: tuple[int, int] = (1, 1)  # predicted latency = (fixed + sum) * numerator / denominator
     loss_kind: str = "squared relative error"
@@ -181,6 +182,7 @@ class Budget:
     bits_milli: int | None = None  # thousandths of a bit per original weight
     tier_bytes: tuple[tuple[str, int], ...] = ()
     objective: Literal["", "loss", "latency", "memory", "bits"] = ""  # "": the default rule
+    phase_weights: tuple[int, ...] = ()  # of each phase in a latency objective; (): one each
     implied_loss: bool = False  # ``loss`` was not asked for but implied; it is dropped, and said, where it cannot hold
 
 

@@ -1,0 +1,243 @@
+"""Solves one wish: candidates without a solver, the program, exact checking, lowering, ties.
+
+In: a ``CostTable``, a ``Wish``, limits. Out: an ``Outcome``: the best verified choices, a bound of the user's own
+problem, prices. Never raises for an impossible wish.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from adaflex.solver.check import Fault, faults, totals
+from adaflex.solver.model import INFINITE, Program, Row, build, exact_stalls
+from adaflex.solver.objective import Wish, scale_of, value_of
+from adaflex.solver.solve import Answer, Duals, Live, solver_name
+from adaflex.solver.table import CostTable
+from adaflex.solver.uniform import uniform_choices
+
+ROUNDS = 5
+SMALL = 6000  # columns up to which the optimum itself is sought, beyond it a gap of 0.01 %
+MOST_COLUMNS = 100_000
+MOST_PAIRED = 10_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how far to search."""
+
+    time_s: float = 60.0
+    gap: float | None = None  # relative; None: 0 for small tables, 1e-4 for large ones
+    nodes: int | None = None  # set for a plan that does not depend on the machine's speed
+    ties: tuple[str, ...] = ("latency", "bits")  # objectives sought in turn among plans of equal value
+    solver: bool = True
+
+
+@dataclass
+class Outcome:
+    """What is known about a wish. ``bound`` and ``value`` are in the objective's unit."""
+
+    status: str = "unknown"
+    choices: dict[str, str] | None = None
+    value: float | None = None
+    bound: float | None = None
+    limit: str = ""
+    duals: Duals | None = None
+    program: Program | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def offer(self, choices: Mapping[str, str] | None, value: float | None) -> bool:
+        """Keep ``choices`` if they are better than what is known; whether they were."""
+        if choices is None or value is None or (self.value is not None and value >= self.value):
+            return False
+        self.choices, self.value = dict(choices), value
+        return True
+
+
+def chosen_of(table: CostTable, columns: Sequence[int]) -> dict[str, str]:
+    """Choices by site from the columns taken."""
+    return {site: table.choices[i].id for i in columns for site in table.choices[i].sites}
+
+
+def columns_of(table: CostTable, choices: Mapping[str, str]) -> list[int]:
+    """The columns taken, in table order."""
+    ids = set(choices.values())
+    return [i for i, choice in enumerate(table.choices) if choice.id in ids]
+
+
+def columns_in(answer: Answer, count: int) -> list[int] | None:
+    """The choices an answer takes; None where its values are not 0 or 1."""
+    assert answer.values is not None
+    values = answer.values[:count]
+    if np.max(np.abs(values - np.round(values)), initial=0.0) > 1e-5:
+        return None
+    return [int(i) for i in np.nonzero(values > 0.5)[0]]
+
+
+def verified(table: CostTable, wish: Wish, choices: Mapping[str, str]) -> float | None:
+    """The value of ``choices``, or None where they break a rule."""
+    if faults(table, wish.budget, choices):
+        return None
+    return value_of(totals(table, choices), wish.objective, wish.budget)
+
+
+def decide(table: CostTable, wish: Wish, limits: Limits, excluded: Collection[str] = ()) -> Outcome:
+    """The best verified choices for ``wish`` with a bound; ``excluded`` choices are not taken."""
+    deadline = time.perf_counter() + limits.time_s
+    out = Outcome()
+    uniform = uniform_choices(table, wish.budget, wish.objective, excluded)
+    if uniform:
+        out.offer(uniform, verified(table, wish, uniform))
+    most = MOST_PAIRED if table.pairs else MOST_COLUMNS
+    if limits.solver and solver_name() and len(table.choices) <= most:
+        _by_program(table, wish, limits, excluded, (out, deadline))
+    return out
+
+
+def _by_program(
+    table: CostTable, wish: Wish, limits: Limits, excluded: Collection[str], state: tuple[Outcome, float]
+) -> None:
+    out, deadline = state
+    held = [i for i, c in enumerate(table.choices) if c.id in excluded]
+    gap = limits.gap if limits.gap is not None else (0.0 if len(table.choices) <= SMALL else 1e-4)
+    exact = exact_stalls(table)
+    if not exact and _relaxed_first(table, wish, held, (limits, gap, deadline), out):
+        return
+    program = build(table, wish.budget, held)
+    out.program = program
+    scale = scale_of(table, wish.objective)
+    live = Live(program, wish.objective, reference=out.value / scale if out.value else None)
+    out.duals = live.relax(time_limit=max(1.0, deadline - time.perf_counter()))
+    if out.duals is None and live.lp_infeasible():
+        out.status = "infeasible"
+    else:
+        if out.duals is not None and exact:
+            out.bound = out.duals.value * scale
+        answer = solve_checked(table, wish, live, (limits, gap, deadline), out)
+        settle(out, answer, wish, rounding(table, wish))
+    if not exact and out.status == "infeasible":  # the rows may overstate waits: no proof
+        out.status, out.limit = ("feasible" if out.choices else "unknown"), "stalls"
+    if out.status == "optimal" and out.choices is not None:
+        break_ties(table, wish, live, (limits, deadline), out)
+
+
+def _relaxed_first(
+    table: CostTable, wish: Wish, held: Sequence[int], limits: tuple[Limits, float, float], out: Outcome
+) -> bool:
+    """Bound (and with luck a plan) from stalls that are never overstated; True where nothing can fit."""
+    bounds, gap, deadline = limits
+    live = Live(build(table, wish.budget, held, relaxed=True), wish.objective)
+    left = max(0.1, deadline - time.perf_counter())
+    answer = live.solve(time_limit=0.4 * left, gap=gap, nodes=bounds.nodes)
+    if answer.status == "infeasible":
+        out.status = "infeasible"
+        return True
+    if answer.bound is not None and answer.bound > -INFINITE:
+        out.bound = answer.bound * scale_of(table, wish.objective)
+    columns = columns_in(answer, live.program.choices) if answer.values is not None else None
+    if columns is not None:
+        choices = chosen_of(table, columns)
+        out.offer(choices, verified(table, wish, choices))
+    return False
+
+
+def rounding(table: CostTable, wish: Wish) -> float:
+    """By how much the value of a plan may lie above the program's only because each phase is rounded up."""
+    if wish.objective == "latency" and table.time_scale[1] != 1:
+        return float(sum(wish.budget.phase_weights or (1,) * len(table.phases)))
+    return 0.0
+
+
+def solve_checked(
+    table: CostTable, wish: Wish, live: Live, limits: tuple[Limits, float, float], out: Outcome
+) -> Answer:
+    """Solve; where the exact check finds a fault, forbid that plan, lower the row and solve again."""
+    bounds, gap, deadline = limits
+    scale = scale_of(table, wish.objective)
+    first: Answer | None = None
+    for number in range(ROUNDS + 1):
+        start = columns_of(table, out.choices) if out.choices else None
+        left = deadline - time.perf_counter()
+        answer = live.solve(time_limit=left, gap=gap, start=start, nodes=bounds.nodes)
+        if first is None:
+            first = answer
+            if (
+                exact_stalls(table) and answer.bound is not None and answer.bound > -INFINITE
+            ):  # of the user's own problem, nothing lowered
+                out.bound = max(answer.bound * scale, out.bound if out.bound is not None else -INFINITE)
+        columns = columns_in(answer, live.program.choices) if answer.values is not None else None
+        if columns is None:
+            break
+        choices = chosen_of(table, columns)
+        found = faults(table, wish.budget, choices)
+        if not found:
+            out.offer(choices, value_of(totals(table, choices), wish.objective, wish.budget))
+            return answer if number == 0 or answer.status != "feasible" else replace(answer, status="feasible")
+        out.notes.append(f"the solver's plan broke a rule by its tolerance ({found[0].text}); forbidden, solved again")
+        forbid(live, columns)
+        lower(live, found, number)
+        if deadline - time.perf_counter() < 0.05:
+            break
+    return answer if first is answer or answer.status != "infeasible" else replace(answer, status="unknown")
+
+
+def forbid(live: Live, columns: Sequence[int], differ: int = 1, weights: Sequence[int] | None = None) -> None:
+    """Add the row that excludes plans differing from ``columns`` in fewer than ``differ`` (weighted) choices."""
+    sizes = np.array(weights if weights is not None else [1] * len(columns), dtype=np.float64)
+    taken = np.array(columns, dtype=np.int64)
+    live.add_row(Row("not this plan", taken, sizes, -INFINITE, float(sizes.sum()) - differ))
+
+
+def lower(live: Live, found: Sequence[Fault], number: int) -> None:
+    """Lower each broken budget's row by what it was exceeded by; in later rounds by the solver's tolerance too."""
+    for fault in found:
+        for index, row in enumerate(live.rows):
+            if row.budget and row.budget == fault.where:
+                less = fault.amount + (live.scales[index] * 1e-5 if number >= 2 else 0.0)
+                live.rows[index] = replace(row, high=row.high - less)
+                live.set_limits(index, row.low, row.high - less)
+
+
+def settle(out: Outcome, answer: Answer, wish: Wish, rounding_error: float) -> None:
+    """Status, bound and limit from the last answer and the best verified choices."""
+    out.limit = answer.limit
+    if out.value is None or out.choices is None:
+        out.status = "infeasible" if answer.status == "infeasible" else "unknown"
+        return
+    bound = -INFINITE if out.bound is None else out.bound
+    if wish.objective != "loss" and bound > -INFINITE:  # whole units: a bound may be rounded up
+        bound = float(np.ceil(bound - max(1e-6, 1e-9 * abs(bound))))
+    bound = min(bound, out.value)
+    near = abs(out.value - bound) <= max(1e-9 * abs(out.value), rounding_error)
+    if near:  # nothing better than what is known exists
+        bound = out.value
+    out.bound = bound if bound > -INFINITE else None
+    out.status = "optimal" if bound == out.value else "feasible"
+
+
+def break_ties(table: CostTable, wish: Wish, live: Live, limits: tuple[Limits, float], out: Outcome) -> None:
+    """Among plans of equal value seek less of each further objective in turn, keeping what is proven."""
+    bounds, deadline = limits
+    held, fixed = wish.objective, out.value
+    for objective in (name for name in bounds.ties if name != wish.objective):
+        left = min(deadline - time.perf_counter(), 10.0)
+        if left < 0.1 or fixed is None or out.choices is None or live.program.choices > SMALL:
+            return
+        costs, constant = live.program.objectives[held]
+        kept = np.nonzero(costs)[0]
+        most = fixed / scale_of(table, held) - constant
+        live.add_row(Row(f"keep {held}", kept, costs[kept], -INFINITE, most + abs(most) * 1e-12, f"keep {held}"))
+        now = value_of(totals(table, out.choices), objective, wish.budget)
+        live.set_objective(objective, now / scale_of(table, objective))
+        answer = live.solve(time_limit=left, start=columns_of(table, out.choices), nodes=bounds.nodes)
+        columns = columns_in(answer, live.program.choices) if answer.values is not None else None
+        if columns is not None:
+            choices = chosen_of(table, columns)
+            value = verified(table, wish, choices)
+            new = value_of(totals(table, choices), objective, wish.budget)
+            if value is not None and out.value is not None and value <= out.value and new < now:
+                out.choices, out.value, now = choices, value, new
+        held, fixed = objective, now
