@@ -1,0 +1,167 @@
+"""Independent numpy decoder in float64: from packed bytes, by the layouts' index formulas, element by element.
+
+Shares no code with the families. ``weight`` gives the dense weight a packed block stands for; ``activations`` gives
+what the kernels' prologue makes of rows; ``linear`` multiplies the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaflex.solver.table import Encoding
+
+Array = NDArray[Any]
+
+
+def up(size: int, multiple: int) -> int:
+    while size % multiple:
+        size += 1
+    return size
+
+
+def bf16(bits: Array) -> Array:
+    return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def to_bf16(x: Array) -> Array:
+    """Nearest even, by integer arithmetic."""
+    bits = x.astype(np.float32).view(np.uint32)
+    return bf16(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16))
+
+
+def hadamard(block: int) -> Array:
+    signs = [[(-1) ** bin(i & j).count("1") for j in range(block)] for i in range(block)]
+    return np.array(signs, dtype=np.float64) / np.sqrt(block)
+
+
+def turn(x: Array, block: int) -> Array:
+    if not block:
+        return x
+    made = np.empty_like(x)
+    for first in range(0, x.shape[-1], block):
+        made[..., first : first + block] = x[..., first : first + block] @ hadamard(block)
+    return made
+
+
+class Reader:
+    """Parts of a block, each 64-byte aligned, one after the other."""
+
+    def __init__(self, block: Array) -> None:
+        self.block, self.at = block, 0
+
+    def take(self, dtype: Any, count: int) -> Array:
+        size = np.dtype(dtype).itemsize * count
+        part = self.block[self.at : self.at + size].copy().view(dtype)
+        self.at = up(self.at + size, 64)
+        return part
+
+
+def weight(block: Array, shape: tuple[int, int], encoding: Encoding) -> Array:
+    """The dense weight [N, K] in the model's own basis."""
+    read = Reader(block)
+    made = {
+        "fp32": floats, "bf16": halves, "w8a8": bytes8, "w8": bytes8, "w4a8": nibbles, "w4": nibbles,
+        "embed32": rows32, "embed16": rows16, "embed8": rows8,
+    }[encoding.family](read, shape, encoding)  # fmt: skip
+    assert read.at == len(block), "the block is longer than its parts"
+    return turn(made, encoding.rotation)
+
+
+def floats(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+    rows, columns = shape
+    data = read.take(np.float32, up(rows, 32) * columns).astype(np.float64)
+    made = np.empty(shape)
+    for n in range(rows):
+        for k in range(columns):
+            made[n, k] = data[(n // 32 * columns + k) * 32 + n % 32]
+    return made
+
+
+def halves(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+    rows, columns = shape
+    depth = up(columns, 32)
+    data = bf16(read.take(np.uint16, up(rows, 32) * depth))
+    made = np.empty(shape)
+    for n in range(rows):
+        for k in range(columns):
+            made[n, k] = data[((n // 32 * (depth // 2) + k // 2) * 32 + n % 32) * 2 + k % 2]
+    return made
+
+
+def bytes8(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+    rows, columns = shape
+    depth, wide = up(columns, 64), up(rows, 32)
+    group = encoding.group or columns
+    data = read.take(np.int8, wide * depth).astype(np.float64)
+    scale = read.take(np.float32, columns // group * wide).astype(np.float64)
+    if encoding.family == "w8a8":
+        read.take(np.float32, columns // group * wide)
+    made = np.empty(shape)
+    for n in range(rows):
+        for k in range(columns):
+            code = data[((n // 32 * (depth // 4) + k // 4) * 32 + n % 32) * 4 + k % 4]
+            made[n, k] = code * scale[k // group * wide + n]
+    return made
+
+
+def nibbles(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+    rows, columns = shape
+    depth, wide, group = up(columns, 64), up(rows, 32), encoding.group
+    count = columns // group * wide
+    data = read.take(np.uint8, wide * depth // 2)
+    scale = read.take(np.float32, count).astype(np.float64)
+    if encoding.family == "w4a8":
+        read.take(np.float32, count)
+    zero = np.full(count, 8.0) * scale if encoding.symmetric else read.take(np.float32, count).astype(np.float64)
+    made = np.empty(shape)
+    for n in range(rows):
+        for k in range(columns):
+            eight, lane = divmod(k, 8)
+            byte = int(data[((n // 32 * (depth // 8) + eight) * 32 + n % 32) * 4 + lane % 4])
+            code = byte >> 4 if lane >= 4 else byte & 15
+            at = k // group * wide + n
+            made[n, k] = code * scale[at] - zero[at]
+    return made
+
+
+def rows32(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+    return read.take(np.float32, shape[0] * shape[1]).astype(np.float64).reshape(shape)
+
+
+def rows16(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+    return bf16(read.take(np.uint16, shape[0] * shape[1])).reshape(shape)
+
+
+def rows8(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+    codes = read.take(np.uint8, shape[0] * shape[1]).reshape(shape).astype(np.float64)
+    scale = read.take(np.float32, shape[0]).astype(np.float64)
+    low = read.take(np.float32, shape[0]).astype(np.float64)
+    return codes * scale[:, None] + low[:, None]
+
+
+def activations(x: Array, form: str) -> Array:
+    """What a kernel that reads this form takes rows for, turned like the stored weight."""
+    kind, _, turned = form.partition("-h")
+    x = turn(x.astype(np.float64), int(turned or 0))
+    if kind == "f32":
+        return x
+    if kind == "bf16":
+        return to_bf16(x)
+    group = x.shape[-1] if kind == "u8t" else int(kind.removeprefix("u8g"))
+    made = np.empty_like(x)
+    for r in range(len(x)):
+        for first in range(0, x.shape[1], group):
+            part = x[r, first : first + group]
+            low, high = part.min(), part.max()
+            step = (high - low) / 255 if high > low else 1.0
+            made[r, first : first + group] = np.clip(np.rint((part - low) / step), 0, 255) * step + low
+    return made
+
+
+def linear(x: Array, block: Array, shape: tuple[int, int], encoding: Encoding, form: str) -> Array:
+    """y [rows, N] of rows ``x`` [rows, K], without bias."""
+    stored = turn(weight(block, shape, encoding), encoding.rotation)
+    return activations(x, form) @ stored.T
