@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adaflex.codegen import layout
 from adaflex.codegen.kernels.call import Call, join, offsets, padded, split
-from adaflex.codegen.kernels.panels import PANEL, pack_panels, unpack_panels
 from adaflex.passes.rewrite import Encoded, Machine
 from adaflex.solver.table import Encoding, Site
 
@@ -49,18 +49,19 @@ def reference(x: Tensor, encoded: Encoded, bias: Tensor | None) -> Tensor:
 
 def size_bytes(shape: Sequence[int], encoding: Encoding) -> int:
     """Rows padded to 32, columns to 32, two bytes each."""
-    return padded(shape[0], PANEL) * padded(shape[1], 32) * 2
+    return padded(shape[0], layout.PANEL) * padded(shape[1], 32) * 2
 
 
 def pack(encoded: Encoded) -> Tensor:
     """Panels bf16 [N/32][Kp/2][32][2]."""
-    return join([pack_panels(encoded.parts["weight"], 2, 32)])
+    return join([layout.pack_bf16(encoded.parts["weight"])])
 
 
 def unpack(block: Tensor, shape: Sequence[int], encoding: Encoding) -> Encoded:
     """The inverse of ``pack``."""
     values = split(block, {"b": size_bytes(shape, encoding)})["b"].view(torch.bfloat16)
-    return Encoded(encoding, tuple(shape), {"weight": unpack_panels(values, (shape[0], shape[1]), 2, 32)})
+    panels = values.reshape(-1, padded(shape[1], 32) // 2, layout.PANEL, 2)
+    return Encoded(encoding, tuple(shape), {"weight": layout.unpack_bf16(panels, shape[0], shape[1])})
 
 
 def form(encoding: Encoding) -> str:

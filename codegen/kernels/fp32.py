@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adaflex.codegen import layout
 from adaflex.codegen.kernels.call import Call, join, offsets, padded, split
-from adaflex.codegen.kernels.panels import PANEL, pack_panels, unpack_panels
 from adaflex.passes.rewrite import Encoded, Machine
 from adaflex.solver.table import Encoding, Site
 
@@ -47,18 +47,19 @@ def reference(x: Tensor, encoded: Encoded, bias: Tensor | None) -> Tensor:
 
 def size_bytes(shape: Sequence[int], encoding: Encoding) -> int:
     """Rows padded to 32, four bytes each."""
-    return padded(shape[0], PANEL) * shape[1] * 4
+    return padded(shape[0], layout.PANEL) * shape[1] * 4
 
 
 def pack(encoded: Encoded) -> Tensor:
     """Panels float [N/32][K][32]."""
-    return join([pack_panels(encoded.parts["weight"], 1, 1)])
+    return join([layout.pack_f32(encoded.parts["weight"])])
 
 
 def unpack(block: Tensor, shape: Sequence[int], encoding: Encoding) -> Encoded:
     """The inverse of ``pack``."""
     values = split(block, {"b": size_bytes(shape, encoding)})["b"].view(torch.float32)
-    return Encoded(encoding, tuple(shape), {"weight": unpack_panels(values, (shape[0], shape[1]), 1, 1)})
+    panels = values.reshape(-1, shape[1], layout.PANEL, 1)
+    return Encoded(encoding, tuple(shape), {"weight": layout.unpack_f32(panels, shape[0], shape[1])})
 
 
 def form(encoding: Encoding) -> str:

@@ -5,6 +5,7 @@ In: a weight [N, K] fp32, its encoding and, for repair, the gram matrix of its i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from adaflex.codegen.hadamard import rotate, rotate_gram
 from adaflex.codegen.kernels.compensate import compensated
-from adaflex.codegen.kernels.quantise import expand, fit_grid, in_groups, quantise_rows
+from adaflex.codegen.kernels.quantise import expand, fit_grid, group_length, in_groups, quantise_rows
 from adaflex.passes.rewrite import Encoded
 from adaflex.solver.table import Encoding
 
@@ -70,3 +71,9 @@ def linear_integer(x: Tensor, encoded: Encoded, bias: Tensor | None) -> Tensor:
         product = F.linear(codes, weight) * scale * weight_scale.T
     product = product + F.linear(low, sums)
     return product if bias is None else product + bias.float()
+
+
+def scales(packed: Tensor, shape: Sequence[int], encoding: Encoding) -> Tensor:
+    """Per-column floats as ``layout.pack_columns`` stored them (uint8) -> [N, groups]."""
+    groups = shape[1] // group_length(shape[1], encoding.group)
+    return packed.view(torch.float32).reshape(groups, -1)[:, : shape[0]].T.contiguous()

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from adaflex.codegen import layout
 from adaflex.codegen.hadamard import largest_block, rotate
 from adaflex.codegen.kernels.call import Call, join, offsets, padded, split, total_bytes
-from adaflex.codegen.kernels.integer import decode_integer, encode_integer, linear_integer
-from adaflex.codegen.kernels.panels import PANEL, pack_columns, pack_panels, unpack_columns, unpack_panels
-from adaflex.codegen.kernels.quantise import group_length, in_groups
+from adaflex.codegen.kernels.integer import decode_integer, encode_integer, linear_integer, scales
+from adaflex.codegen.kernels.quantise import group_length
 from adaflex.passes.rewrite import Encoded, Machine
 from adaflex.solver.table import Encoding, Site
 
@@ -59,7 +59,7 @@ def reference(x: Tensor, encoded: Encoded, bias: Tensor | None) -> Tensor:
 
 
 def _sizes(shape: Sequence[int], encoding: Encoding) -> dict[str, int]:
-    rows, groups = padded(shape[0], PANEL), shape[1] // group_length(shape[1], encoding.group)
+    rows, groups = padded(shape[0], layout.PANEL), shape[1] // group_length(shape[1], encoding.group)
     return {"b": rows * padded(shape[1]), "sw": groups * rows * 4, "csw": groups * rows * 4}
 
 
@@ -71,17 +71,15 @@ def size_bytes(shape: Sequence[int], encoding: Encoding) -> int:
 def pack(encoded: Encoded) -> Tensor:
     """Panels int8 [N/32][Kp/4][32][4], sw [K/G][Np], csw [K/G][Np]."""
     codes, scale = encoded.parts["codes"], encoded.parts["scale"]
-    sums = scale * in_groups(codes.float(), encoded.encoding.group).sum(-1)
-    return join([pack_panels(codes, 4, 64), pack_columns(scale), pack_columns(sums)])
+    return join([layout.pack_int8(codes), layout.pack_columns(scale), layout.column_sums(codes, scale)])
 
 
 def unpack(block: Tensor, shape: Sequence[int], encoding: Encoding) -> Encoded:
     """The inverse of ``pack``."""
     bytes_of = split(block, _sizes(shape, encoding))
-    codes = unpack_panels(bytes_of["b"].view(torch.int8), (shape[0], shape[1]), 4, 64)
-    groups = shape[1] // group_length(shape[1], encoding.group)
-    scale = unpack_columns(bytes_of["sw"].view(torch.float32), shape[0], groups)
-    return Encoded(encoding, tuple(shape), {"codes": codes, "scale": scale})
+    panels = bytes_of["b"].view(torch.int8).reshape(-1, padded(shape[1]) // 4, layout.PANEL, 4)
+    codes = layout.unpack_int8(panels, shape[0], shape[1])
+    return Encoded(encoding, tuple(shape), {"codes": codes, "scale": scales(bytes_of["sw"], shape, encoding)})
 
 
 def form(encoding: Encoding) -> str:
