@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from adaflex.codegen.sizes import known
 from adaflex.runtime.program import Slot
-from adaflex.runtime.region import FOLD, REDUCE, Load, Op, Region, Size
+from adaflex.runtime.region import FOLD, LEAVES, REDUCE, Load, Op, Region, Size
 
 C_TYPE = {
     "f32": "float",
@@ -53,7 +53,7 @@ def size_text(size: Size, symbols: Sequence[str]) -> str:
 def literal(value: float) -> str:
     """A float as C++ text that reads back to the same fp32."""
     if value != value:
-        return "__builtin_nanf(\"\")"
+        return '__builtin_nanf("")'
     if value in (float("inf"), float("-inf")):
         return "-__builtin_inff()" if value < 0 else "__builtin_inff()"
     text = repr(float(value))
@@ -79,8 +79,8 @@ def analyse(region: Region) -> Shape:
             per_row.append(load.column == 0 and not gathered and load.inner == 0)
             stage.append(0)
             continue
-        if op.name in ("const", "acc", "column"):
-            per_row.append(op.name == "const")
+        if op.name in LEAVES:
+            per_row.append(op.name in ("const", "width", "depth"))
             stage.append(0)
             continue
         after = [stage[a] + (region.ops[a].name in REDUCE) for a in op.args]
@@ -108,9 +108,7 @@ class Body:
             if load.strides[0] != 0:
                 parts.append(f"{self.row} * {self.size(load.strides[0])}")
         else:
-            parts += [
-                f"i{k} * {self.size(stride)}" for k, stride in enumerate(load.strides) if stride != 0
-            ]
+            parts += [f"i{k} * {self.size(stride)}" for k, stride in enumerate(load.strides) if stride != 0]
         return " + ".join(parts) or "0"
 
     def indices(self) -> list[str]:
@@ -161,6 +159,8 @@ class Body:
             return self.load_text(op.args[0], column, count)
         if name == "const":
             return f"af::set1({literal(op.value)})"
+        if name in ("width", "depth"):
+            return f"af::set1(float({self.columns if name == 'width' else self.size(self.region.inner)}))"
         if name == "column":
             return f"af::iota({column})"
         if name in INFIX:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from adaflex.codegen.cpp_region import C_TYPE, FINISH, FOLD_START, NEUTRAL, Body
 from adaflex.runtime.program import ITEM_BYTES
-from adaflex.runtime.region import FOLD, REDUCE, Region
+from adaflex.runtime.region import FOLD, LEAVES, REDUCE, Region
 
 ACCUMULATE = {"sum": "{a} + {v}", "rmax": "af::max({a}, {v})", "rmin": "af::min({a}, {v})"}
 FOLD_STEP = {"fold_sum": "{a} + {v}", "fold_max": "af::max({a}, {v})", "fold_min": "af::min({a}, {v})"}
@@ -27,7 +27,7 @@ def closure(region: Region, targets: Iterable[int], stop: Iterable[int] = ()) ->
             continue
         wanted.add(number)
         op = region.ops[number]
-        if number not in stop and op.name not in ("load", "const", "column", "acc"):
+        if number not in stop and op.name not in LEAVES:
             stack.extend(op.args)
     return sorted(wanted)
 
@@ -124,7 +124,9 @@ class RowPrinter:
         for n in reduced:
             name, argument = ops[n].name, f"af::keep(v{ops[n].args[0]}, n, {NEUTRAL[ops[n].name]})"
             lines.append(f"a{n} = {ACCUMULATE[name].format(a=f'a{n}', v=argument)};")
-        lines += [f"af::st(y{k} + col, v{s.value}, n);" for k, s in stored if s.value not in self.formed or self._plain(k)]
+        lines += [
+            f"af::st(y{k} + col, v{s.value}, n);" for k, s in stored if s.value not in self.formed or self._plain(k)
+        ]
         lines.append("});")
         return [*lines, *self._finish_forms(stage)]
 

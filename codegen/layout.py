@@ -1,7 +1,8 @@
 """Packs encoded weights into the panels that the C++ kernels read, and back.
 
-In: weights or codes [N, K] (N outputs, K inputs) as torch tensors. Out: contiguous tensors in the kernels' layouts; every
-instruction set reads the same bytes. A panel holds 32 outputs; N is padded to whole panels with zeros, K to `k_unit`.
+In: weights or codes [N, K] (N outputs, K inputs) as torch tensors. Out: contiguous tensors in the kernels' layouts;
+every instruction set reads the same bytes. A panel holds 32 outputs; N is padded with zeros to whole panels, K to a
+unit that each layout names.
 Padding is stored and counts as memory. `unpack_*` give back exactly what was packed.
 """
 

@@ -169,7 +169,9 @@ AF_INLINE vf keep(vf v, int n, float neutral) {
 }
 AF_INLINE vf iota(long start) { return iota() + set1(float(start)); }
 
+#ifndef AF_LAMBDA
 #define AF_LAMBDA __attribute__((always_inline))
+#endif
 
 // A kernel parameter of whatever pointer type the kernel asks for.
 struct Any {
@@ -201,8 +203,6 @@ AF_INLINE vf round_bf16(vf v) {
   store(t, v);
   return load(t);
 }
-AF_INLINE vf floordiv(vf a, vf b) { return floor(a / b); }
-AF_INLINE vf mod(vf a, vf b) { return a - floor(a / b) * b; }
 
 // One value for the whole row.
 template <class T> AF_INLINE void fill(T* p, vf v, long count) {

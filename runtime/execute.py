@@ -1,0 +1,189 @@
+"""Executes a program: finds its sizes, lays out its memory, walks its schedule.
+
+In: a ``Program``, the bytes of its constants, kernels, and a call's tensors. Out: fresh output tensors.
+
+Weights are shared by all calls; an arena serves one call at a time and is kept for the next. Executors are not
+picklable, and safe to fork only before the first call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaflex.errors import OptionError
+from adaflex.runtime.kernels import Kernels, Prepared
+from adaflex.runtime.layout import Layout, plan_layout
+from adaflex.runtime.library import DTYPES, LibraryCall, prepare
+from adaflex.runtime.program import LibraryStep, Program, Segment
+from adaflex.runtime.region import evaluate
+
+ALIGNMENT = 64
+
+
+@dataclass
+class _Shape:
+    """What is ready for one set of sizes."""
+
+    layout: Layout
+    calls: Prepared
+    output_shapes: list[tuple[int, ...]]
+    values: dict[str, int]
+    free: list[Tensor]  # arenas that no call uses now
+
+
+class Executor:
+    """A program that can be called with its inputs, in their order; symbolic ints are given as ints."""
+
+    def __init__(
+        self, program: Program, weights: Tensor, kernels: Kernels, *, threads: int, max_concurrency: int = 1
+    ) -> None:
+        self.program, self.weights, self.kernels, self.threads = program, weights, kernels, threads
+        self._shapes: dict[tuple[int, ...], _Shape] = {}
+        self._lock = threading.Lock()
+        self._turns = threading.Semaphore(max_concurrency)
+        self._constants = self._constant_addresses()
+        self._library: dict[int, LibraryCall] = {
+            number: prepare(step) for number, step in enumerate(program.steps) if isinstance(step, LibraryStep)
+        }
+        self._last_use = self._value_lifetimes()
+        self.poison: int | None = None  # fill arenas with this byte before each call (tests)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an AdaFlex program cannot be pickled; save it with .save(path) and load it with adaflex.load")
+
+    def _constant_addresses(self) -> list[int]:
+        start = self.weights.data_ptr()
+        addresses = []
+        for slot in self.program.slots:
+            known = slot.kind == "constant"
+            addresses.append(start + self.program.constants[slot.constant].offset if known else 0)
+        return addresses
+
+    def _value_lifetimes(self) -> list[list[int]]:
+        """Per schedule entry, the value slots that nothing needs after it."""
+        from adaflex.runtime.layout import touched
+
+        last: dict[int, int] = {}
+        for place, entry in enumerate(self.program.schedule):
+            steps = [entry] if isinstance(entry, int) else [s for p in entry.phases for l in p.loops for s in l.steps]
+            for step in steps:
+                for slot in touched(self.program.steps[step]):
+                    if self.program.slots[slot].kind == "value" and slot not in self.program.outputs:
+                        last[slot] = place
+        ends: list[list[int]] = [[] for _ in self.program.schedule]
+        for slot, place in last.items():
+            ends[place].append(slot)
+        return ends
+
+    def symbols(self, inputs: Sequence[Any]) -> dict[str, int]:
+        """The value of every symbol in this call."""
+        values = {}
+        for name, (index, axis) in zip(self.program.symbols, self.program.sources, strict=True):
+            if index < 0:
+                continue
+            values[name] = int(inputs[index]) if axis < 0 else inputs[index].shape[axis]
+        return values
+
+    def shape(self, inputs: Sequence[Any]) -> _Shape:
+        """The layout and prepared calls for these inputs' sizes."""
+        values = self.symbols(inputs)
+        key = tuple(values.get(name, 0) for name in self.program.symbols)
+        found = self._shapes.get(key)
+        if found is None:
+            with self._lock:
+                found = self._shapes.get(key)
+                if found is None:
+                    found = self._shapes[key] = self._prepare(values, inputs)
+        return found
+
+    def _prepare(self, values: dict[str, int], inputs: Sequence[Any]) -> _Shape:
+        self._check(values, inputs)
+        whole = {name: values.get(name, 0) for name in self.program.symbols}
+        scratch = self.kernels.scratch_bytes(tuple(whole.values()))
+        layout = plan_layout(self.program, whole, self.threads, scratch)
+        shapes = [
+            tuple(evaluate(size, whole) for size in self.program.slots[slot].shape) for slot in self.program.outputs
+        ]
+        return _Shape(layout, self.kernels.prepare(layout), shapes, whole, [])
+
+    def _check(self, values: dict[str, int], inputs: Sequence[Any]) -> None:
+        for place, (slot, given) in enumerate(zip(self.program.inputs, inputs, strict=True)):
+            if slot < 0:
+                continue
+            name = self.program.input_names[place]
+            wanted = tuple(evaluate(size, values) for size in self.program.slots[slot].shape)
+            if tuple(given.shape) != wanted:
+                raise OptionError(f"input '{name}' has shape {tuple(given.shape)}; this program takes {wanted}")
+            dtype = DTYPES[self.program.slots[slot].form]
+            if given.dtype != dtype:
+                raise OptionError(f"input '{name}' is {given.dtype}; this program takes {dtype}")
+
+    def __call__(self, *inputs: Any) -> list[Tensor]:
+        """Run once. Raises ``OptionError`` for an input of another shape or dtype."""
+        if len(inputs) != len(self.program.inputs):
+            raise OptionError(f"{len(inputs)} inputs were given; this program takes {len(self.program.inputs)}")
+        shape = self.shape(inputs)
+        with self._turns:
+            arena = self._arena(shape)
+            try:
+                return self._run(shape, arena, inputs)
+            finally:
+                shape.free.append(arena)
+
+    def _arena(self, shape: _Shape) -> Tensor:
+        try:
+            arena = shape.free.pop()
+        except IndexError:
+            arena = torch.empty(shape.layout.arena_bytes + ALIGNMENT, dtype=torch.uint8)
+        if self.poison is not None:
+            arena.fill_(self.poison)
+        return arena
+
+    def _run(self, shape: _Shape, arena: Tensor, inputs: Sequence[Any]) -> list[Tensor]:
+        layout, program = shape.layout, self.program
+        start = -(-arena.data_ptr() // ALIGNMENT) * ALIGNMENT
+        addresses = self._constants.copy()
+        tensors: dict[int, Tensor] = {}
+        for slot, given in zip(program.inputs, inputs, strict=True):
+            if slot >= 0:
+                tensors[slot] = given if given.is_contiguous() else given.contiguous()
+                addresses[slot] = tensors[slot].data_ptr()
+        for slot, dims in zip(program.outputs, shape.output_shapes, strict=True):
+            if program.slots[slot].kind == "output":
+                tensors[slot] = torch.empty(dims, dtype=DTYPES[program.slots[slot].form])
+                addresses[slot] = tensors[slot].data_ptr()
+        for number, slot_entry in enumerate(program.slots):
+            if slot_entry.kind == "local":
+                addresses[number] = start + layout.offsets[number]
+        self._walk(shape, arena, start, addresses, tensors)
+        return [tensors[slot] for slot in program.outputs]
+
+    def _walk(self, shape: _Shape, arena: Tensor, start: int, addresses: list[int], tensors: dict[int, Tensor]) -> None:
+        segment = 0
+        thread_arena = start + shape.layout.shared_bytes
+        for place, entry in enumerate(self.program.schedule):
+            if isinstance(entry, Segment):
+                shape.calls.run(segment, addresses, thread_arena)
+                segment += 1
+            else:
+                call = self._library[entry]
+                for slot, value in call(
+                    self.program, shape.layout, shape.values, arena, self.weights, addresses, tensors
+                ):
+                    tensors[slot] = value
+                    addresses[slot] = value.data_ptr()
+            for slot in self._last_use[place]:
+                tensors.pop(slot, None)
+
+    def memory(self, inputs: Sequence[Any]) -> dict[str, int]:
+        """Planned bytes for these sizes: stored weights, arena, temporaries of library steps, their sum."""
+        layout = self.shape(inputs).layout
+        weights = self.weights.numel()
+        total = weights + layout.arena_bytes + layout.library_bytes
+        return {"weights": weights, "arena": layout.arena_bytes, "library": layout.library_bytes, "total": total}

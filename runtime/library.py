@@ -1,0 +1,149 @@
+"""Calls ATen ops for library steps: arguments become tensors over slots, numbers, dtypes.
+
+In: a ``LibraryStep``. Out: a callable that runs it; only functional ATen ops by name, nothing else can be reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaflex.errors import ArtifactError
+from adaflex.runtime.layout import Layout
+from adaflex.runtime.program import Argument, LibraryStep, Program
+from adaflex.runtime.region import evaluate
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "f32": torch.float32,
+    "bf16": torch.bfloat16,
+    "f16": torch.float16,
+    "f64": torch.float64,
+    "i64": torch.int64,
+    "i32": torch.int32,
+    "i16": torch.int16,
+    "i8": torch.int8,
+    "u8": torch.uint8,
+    "bool": torch.bool,
+}
+NAMED = {
+    "dtype": torch.dtype,
+    "layout": torch.layout,
+    "memory_format": torch.memory_format,
+}
+
+
+def resolve(op: str) -> Any:
+    """The overload named "aten.<name>.<overload>"; ArtifactError for another namespace or an op that writes inputs."""
+    parts = op.split(".")
+    if len(parts) != 3 or parts[0] != "aten" or not all(part.isidentifier() for part in parts[1:]):
+        raise ArtifactError(f"library step '{op}' is not an ATen op; only aten.<name>.<overload> can be run")
+    packet = getattr(torch.ops.aten, parts[1], None)
+    overload = getattr(packet, parts[2], None) if packet is not None else None
+    if not isinstance(overload, torch._ops.OpOverload):
+        raise ArtifactError(f"this torch has no op '{op}'; use the torch version the program was made with")
+    if overload._schema.is_mutable:
+        raise ArtifactError(f"library step '{op}' writes to its inputs; only functional ops can be run")
+    return overload
+
+
+def prepare(step: LibraryStep) -> LibraryCall:
+    """The step, ready to call."""
+    return LibraryCall(step)
+
+
+class LibraryCall:
+    """One library step."""
+
+    def __init__(self, step: LibraryStep) -> None:
+        self.step = step
+        self.op = resolve(step.op)
+
+    def __call__(
+        self,
+        program: Program,
+        layout: Layout,
+        values: Mapping[str, int],
+        arena: Tensor,
+        weights: Tensor,
+        addresses: Sequence[int],
+        tensors: Mapping[int, Tensor],
+    ) -> list[tuple[int, Tensor]]:
+        """Run the op; the slots it fills with their tensors."""
+        reader = Reader(program, values, arena, weights, addresses, tensors)
+        args = [reader.value(argument) for argument in self.step.args]
+        kwargs = {name: reader.value(argument) for name, argument in self.step.kwargs}
+        with torch.no_grad():
+            result = self.op(*args, **kwargs)
+        given = result if isinstance(result, tuple | list) else (result,)
+        made = []
+        for slot, value in zip(self.step.outputs, given, strict=False):
+            if slot >= 0:
+                made.append((slot, value if value.is_contiguous() else value.contiguous()))
+        return made
+
+
+class Reader:
+    """Turns arguments into Python values for one call."""
+
+    def __init__(
+        self,
+        program: Program,
+        values: Mapping[str, int],
+        arena: Tensor,
+        weights: Tensor,
+        addresses: Sequence[int],
+        tensors: Mapping[int, Tensor],
+    ) -> None:
+        self.program, self.values = program, values
+        self.arena, self.weights, self.addresses, self.tensors = arena, weights, addresses, tensors
+
+    def value(self, argument: Argument) -> Any:
+        """What the op gets."""
+        kind = argument.kind
+        if kind == "slot":
+            return self._tensor(argument)
+        if kind in ("int", "size"):
+            return evaluate(argument.size, self.values)
+        if kind == "float":
+            return float(argument.text)
+        if kind == "bool":
+            return bool(argument.number)
+        if kind == "str":
+            return argument.text
+        if kind == "none":
+            return None
+        if kind == "list":
+            return [self.value(item) for item in argument.items]
+        if kind == "device":
+            return torch.device(argument.text)
+        if kind in NAMED:
+            found = getattr(torch, argument.text, None)
+            if isinstance(found, NAMED[kind]):
+                return found
+        raise ArtifactError(f"a library step has an argument of kind '{kind}' with '{argument.text}', which is unknown")
+
+    def _tensor(self, argument: Argument) -> Tensor:
+        whole = self._whole(argument.slot)
+        if argument.view is None:
+            return whole
+        shape = tuple(evaluate(size, self.values) for size in argument.shape)
+        strides = tuple(evaluate(stride, self.values) for stride in argument.view.strides)
+        offset = evaluate(argument.view.offset, self.values)
+        return torch.as_strided(whole, shape, strides, whole.storage_offset() + offset)
+
+    def _whole(self, number: int) -> Tensor:
+        if number in self.tensors:
+            return self.tensors[number]
+        slot = self.program.slots[number]
+        shape = tuple(evaluate(size, self.values) for size in slot.shape)
+        home = self.weights if slot.kind == "constant" else self.arena
+        count = 1
+        for size in shape:
+            count *= size
+        dtype = DTYPES[slot.form]
+        start = self.addresses[number] - home.data_ptr()
+        piece = home[start : start + count * dtype.itemsize]
+        return piece.view(dtype).view(shape)
