@@ -2,4 +2,5 @@
 #pragma once
 
 #include "gemm_float.h"
+#include "gemm_w4a8.h"
 #include "gemm_w8a8.h"

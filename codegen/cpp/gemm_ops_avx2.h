@@ -24,20 +24,26 @@ struct OpBase {
         return _mm256_set1_epi32(x);
     }
     static AF_INLINE Raw raw(const char* b) { return _mm256_load_si256((const __m256i*)b); }
+    using Float = __m256;
+    static constexpr int KEEP_ROWS = 2;
+    static AF_INLINE Float splat(const char* p) { return _mm256_broadcast_ss((const float*)p); }
+    static AF_INLINE Float floats(const float* p) { return _mm256_loadu_ps(p); }
+    static AF_INLINE void keep(float* p, Float x) { _mm256_storeu_ps(p, x); }
+    static AF_INLINE Float madd(Float x, Float y, Float z) { return _mm256_fmadd_ps(x, y, z); }
 };
 
 struct IntAcc : OpBase {
     using Acc = __m256i;
     static AF_INLINE Acc zero() { return _mm256_setzero_si256(); }
     static AF_INLINE Acc add(Acc x, Acc y) { return _mm256_add_epi32(x, y); }
-    static AF_INLINE __m256 value(Acc x) { return _mm256_cvtepi32_ps(x); }
+    static AF_INLINE Float value(Acc x) { return _mm256_cvtepi32_ps(x); }
 };
 
 struct FloatAcc : OpBase {
     using Acc = __m256;
     static AF_INLINE Acc zero() { return _mm256_setzero_ps(); }
     static AF_INLINE Acc add(Acc x, Acc y) { return _mm256_add_ps(x, y); }
-    static AF_INLINE __m256 value(Acc x) { return x; }
+    static AF_INLINE Float value(Acc x) { return x; }
 };
 
 struct F32 : FloatAcc {

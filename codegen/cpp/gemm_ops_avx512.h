@@ -27,6 +27,16 @@ struct OpBase {
         return _mm512_set1_epi32(x);
     }
     static AF_INLINE Raw raw(const char* b) { return _mm512_load_si512(b); }
+    using Float = __m512;
+    static constexpr int KEEP_ROWS = 5;  // up to here a second set of sums fits the registers
+    static AF_INLINE Float splat(const char* p) {
+        float x;
+        std::memcpy(&x, p, 4);
+        return _mm512_set1_ps(x);
+    }
+    static AF_INLINE Float floats(const float* p) { return _mm512_loadu_ps(p); }
+    static AF_INLINE void keep(float* p, Float x) { _mm512_storeu_ps(p, x); }
+    static AF_INLINE Float madd(Float x, Float y, Float z) { return _mm512_fmadd_ps(x, y, z); }
 };
 
 struct IntAcc : OpBase {
@@ -34,7 +44,7 @@ struct IntAcc : OpBase {
     using Weight = __m512i;
     static AF_INLINE Acc zero() { return _mm512_setzero_si512(); }
     static AF_INLINE Acc add(Acc x, Acc y) { return _mm512_add_epi32(x, y); }
-    static AF_INLINE __m512 value(Acc x) { return _mm512_cvtepi32_ps(x); }
+    static AF_INLINE Float value(Acc x) { return _mm512_cvtepi32_ps(x); }
     static AF_INLINE void dot(Acc& c, Word x, Weight w) { asm("vpdpbusd %2,%1,%0" : "+v"(c) : "v"(x), "v"(w)); }
 };
 
@@ -42,7 +52,7 @@ struct FloatAcc : OpBase {
     using Acc = __m512;
     static AF_INLINE Acc zero() { return _mm512_setzero_ps(); }
     static AF_INLINE Acc add(Acc x, Acc y) { return _mm512_add_ps(x, y); }
-    static AF_INLINE __m512 value(Acc x) { return x; }
+    static AF_INLINE Float value(Acc x) { return x; }
 };
 
 struct Bf16Acc : FloatAcc {

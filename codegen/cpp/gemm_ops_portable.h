@@ -29,20 +29,30 @@ struct OpBase {
         std::memcpy(&x, b, 16);
         return x;
     }
+    using Float = Float4;
+    static constexpr int KEEP_ROWS = 2;
+    static AF_INLINE Float splat(const char* p) { return spread(float_of(uint32_t(word_at(p)))); }
+    static AF_INLINE Float floats(const float* p) {
+        Float x;
+        std::memcpy(&x, p, 16);
+        return x;
+    }
+    static AF_INLINE void keep(float* p, Float x) { std::memcpy(p, &x, 16); }
+    static AF_INLINE Float madd(Float x, Float y, Float z) { return x * y + z; }
 };
 
 struct IntAcc : OpBase {
     using Acc = Int4;
     static AF_INLINE Acc zero() { return Int4{}; }
     static AF_INLINE Acc add(Acc x, Acc y) { return x + y; }
-    static AF_INLINE Float4 value(Acc x) { return __builtin_convertvector(x, Float4); }
+    static AF_INLINE Float value(Acc x) { return __builtin_convertvector(x, Float4); }
 };
 
 struct FloatAcc : OpBase {
     using Acc = Float4;
     static AF_INLINE Acc zero() { return Float4{}; }
     static AF_INLINE Acc add(Acc x, Acc y) { return x + y; }
-    static AF_INLINE Float4 value(Acc x) { return x; }
+    static AF_INLINE Float value(Acc x) { return x; }
 };
 
 struct F32 : FloatAcc {

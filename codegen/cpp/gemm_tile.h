@@ -39,9 +39,8 @@ AF_INLINE void multiply_block(typename Op::Acc (&c)[R][Op::VECS], const char* co
 }
 
 // Sums over `blocks` blocks, a multiple of 4 unless Op::REMAINDER.
-template <class Op, int R>
+template <class Op, int R, int S = chains<Op, R>()>
 AF_INLINE void multiply(typename Op::Acc (&sum)[R][Op::VECS], const char* const (&a)[R], const char* b, long blocks) {
-    constexpr int S = chains<Op, R>();
     typename Op::Acc c[S][R][Op::VECS];
     AF_UNROLL for (int s = 0; s < S; ++s)
         AF_UNROLL for (int r = 0; r < R; ++r)

@@ -1,13 +1,15 @@
-// Products of 8-bit codes, one scale per row and one per column.
+// Products of 8-bit codes: one scale per row and one per column, or one of each per group of G along K.
 //
 // In: rows of the form u8t (x ~= code * s + m: uint8 codes zero-padded to Kp, a multiple of 64; s and m as floats at byte
 // Kp), int8 weights in panels [N/32][Kp/4][32][4], sw[Np], csw[Np] = sw * column sum of the codes.
 // Out: columns [n0, n1) of  s * sw * sum(code * code) + m * csw  through the epilogue.
 // Error: the integer sum is exact for K <= 65,000; what follows rounds four times, so that
 // |error| <= 4 eps (|s sw sum| + |m csw|), eps = 2^-24.
+// Grouped: rows of the form u8g<G>, tables [K/G][Np], K a multiple of G;
+// |error| <= (4 + 2 K/G) eps (sum over groups of the same terms).
 #pragma once
 
-#include "gemm_sweep.h"
+#include "gemm_grouped.h"
 
 namespace af {
 
@@ -29,6 +31,13 @@ void gemm_w8a8(const char* a, long lda, long rows, const int8_t* b, const float*
             return fma(load(sums + r * PANEL + half * 16) * scale[half], set1(of_row[0]), sum[half] * of_row[1]);
         });
     });
+}
+
+template <int G, class Ep>
+void gemm_w8a8_grouped(const char* a, long lda, long rows, const int8_t* b, const float* sw, const float* csw, long K,
+                       long N, long n0, long n1, Ep&& ep) {
+    const gemm::Grouped parts{lda, gemm::round_up(K, 64), K / G, gemm::round_up(N, 32), sw, csw, nullptr};
+    gemm::grouped_product<gemm::U8S8, G, false>(parts, {a, lda, rows, N, n0, n1}, b, ep);
 }
 
 }  // namespace af

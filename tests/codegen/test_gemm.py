@@ -125,6 +125,7 @@ def form_u8(codes: np.ndarray, scale: np.ndarray, minimum: np.ndarray) -> np.nda
 
 
 SHAPES = [(k, n) for k in (3, 37, 64, 130) for n in (1, 17, 40, 96)]
+ROWS = (*range(1, 10), 11, 17, 33)
 
 
 def floats(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -155,7 +156,7 @@ def float_case(name: str, rows: int, k: int, n: int) -> tuple[Product, np.ndarra
 @pytest.mark.parametrize("name", ["f32", "bf16"])
 def test_float_products(isa: str, name: str) -> None:
     for i, (k, n) in enumerate(SHAPES):
-        for rows in (*range(1, 10), 11, 17, 33)[i % 2 :: 2]:
+        for rows in ROWS[i % 2 :: 2]:
             product, exact, bound = float_case(name, rows, k, n)
             check(run(isa, name, product), exact, bound)
 
@@ -179,15 +180,67 @@ def token_case(rows: int, k: int, n: int, group: int = 0) -> tuple[Product, np.n
     main = sums * scale[..., None] * scales
     offset = minimum[..., None] * (w.reshape(n, -1, size).sum(2, dtype=np.float64).T * scales)
     terms = (np.abs(main) + np.abs(offset)).sum(1)
-    return product, (main + offset).sum(1), (4 + 2 * (k // size - 1)) * EPS * terms
+    return product, (main + offset).sum(1), (4 + (2 * k // size if group else 0)) * EPS * terms
 
 
 @pytest.mark.parametrize("isa", FLAGS)
 def test_w8a8(isa: str) -> None:
     for i, (k, n) in enumerate(SHAPES):
-        for rows in (*range(1, 10), 11, 17, 33)[i % 2 :: 2]:
+        for rows in ROWS[i % 2 :: 2]:
             product, exact, bound = token_case(rows, k, n)
             check(run(isa, "w8a8", product), exact, bound)
+
+
+@pytest.mark.parametrize("isa", FLAGS)
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_w8a8_grouped(isa: str, group: int) -> None:
+    for groups, n in [(1, 17), (3, 40), (2, 96)]:
+        for rows in ROWS:
+            product, exact, bound = token_case(rows, groups * group, n, group)
+            check(run(isa, f"w8a8_g{group}", product), exact, bound)
+
+
+def int4_case(rows: int, k: int, n: int, group: int, asym: bool) -> tuple[Product, np.ndarray, np.ndarray]:
+    """8-bit activations, int4 weights, both per group; the bound of gemm_w4a8.h."""
+    rng = np.random.default_rng(rows * 10007 + k * 101 + n)
+    codes, scale, minimum = codes_of(floats(rng, rows, k) + 0.3, group)
+    if rows > 1:
+        codes[0], scale[0], minimum[0] = 255, 0.5, -3.0
+    w = torch.from_numpy(rng.integers(0, 16, (n, k)).astype(np.uint8))
+    w[0], w[-1] = 15, 0
+    shape = (n, k // group)
+    sw = torch.from_numpy(rng.uniform(0.5, 2.0, shape).astype(np.float32))
+    zero = torch.from_numpy(rng.uniform(0, 15, shape).astype(np.float32) if asym else np.full(shape, 8, np.float32))
+    tables = {"sw": layout.pack_columns(sw), "csw": layout.column_sums(w, sw, zero), "wz": layout.zero_terms(sw, zero)}
+    parts = {name: packed(table) for name, table in tables.items() if asym or name != "wz"}
+    product = Product(form_u8(codes, scale, minimum), packed(layout.pack_int4(w)), k, n, parts)
+    x64 = codes.reshape(rows, -1, group).astype(np.float64)
+    scale64, sw64, z64 = (part.astype(np.float64) for part in (scale, sw.numpy(), zero.numpy()))
+    shifted = w.numpy().reshape(n, -1, group).astype(np.float64) - 8
+    main = np.einsum("rgk,ngk->rgn", x64, shifted) * scale64[..., None] * sw64.T
+    shift = (x64.sum(2) * scale64)[..., None] * (sw64 * (8 - z64)).T
+    offset = minimum[..., None] * ((shifted + 8 - z64[..., None]).sum(2) * sw64).T
+    rounding = (x64.sum(2) * scale64)[..., None] * (sw64 * (8 + z64)).T  # of 8 sw - wz, before it cancels
+    terms = (np.abs(main) + np.abs(offset) + np.abs(rounding) * asym).sum(1)
+    return product, (main + shift + offset).sum(1), (6 + 3 * k // group) * EPS * terms
+
+
+@pytest.mark.parametrize("isa", FLAGS)
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("asym", [False, True])
+def test_w4a8(isa: str, group: int, asym: bool) -> None:
+    name = f"w4a8_{'asym_' if asym else ''}g{group}"
+    for groups, n in [(1, 17), (3, 40), (2, 96)]:
+        for rows in ROWS:
+            product, exact, bound = int4_case(rows, groups * group, n, group, asym)
+            check(run(isa, name, product), exact, bound)
+
+
+def test_many_code_sums() -> None:
+    """Asymmetric int4 keeps 8192 sums at a time: rows go in chunks."""
+    for rows, k in [(300, 1024), (3, 32 * 1100)]:
+        product, exact, bound = int4_case(rows, k, 33, 32, True)
+        check(run("avx512" if NEEDS["avx512"] <= cpu_flags() else "portable", "w4a8_asym_g32", product), exact, bound)
 
 
 @pytest.mark.parametrize("isa", FLAGS)

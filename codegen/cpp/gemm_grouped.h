@@ -1,0 +1,162 @@
+// Tiles of products whose scales change along K: integer sums of one group, then scaled into float sums.
+//
+// In: rows of the form u8g<G> (x ~= code * s + m per group; s then m as floats behind the codes), weights
+// w = sw * (code - z) with tables [K/G][Np]. Per group g a tile adds
+//   s * sw * sum(code_x * code_w)  +  m * csw  [+  s * sum(code_x) * (8 sw - wz), asymmetric int4 only].
+// With 6 and more rows the float sums do not fit the registers beside the integers; they then live in L1, by design
+// and not by the compiler's choice.
+#pragma once
+
+#include "gemm_sweep.h"
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+namespace af {
+namespace gemm {
+
+struct Grouped {
+    long lda;
+    long codes;      // bytes of codes in a row: K rounded up to 64
+    long groups;
+    long stride;     // floats from group to group in the tables: N rounded up to 32
+    const float *sw, *csw, *wz;
+};
+
+// The float sums of a tile part: registers for few rows, the output buffer for more.
+template <class Op, int R, bool KEEP = (R <= Op::KEEP_ROWS)>
+struct Sums {
+    typename Op::Float f[R][Op::VECS];
+    AF_INLINE explicit Sums(float*) {
+        AF_UNROLL for (int r = 0; r < R; ++r)
+            AF_UNROLL for (int v = 0; v < Op::VECS; ++v) f[r][v] = typename Op::Float{};
+    }
+    AF_INLINE typename Op::Float get(int r, int v) const { return f[r][v]; }
+    AF_INLINE void set(int r, int v, typename Op::Float x) { f[r][v] = x; }
+    AF_INLINE void done(float* out) const {
+        AF_UNROLL for (int r = 0; r < R; ++r)
+            AF_UNROLL for (int v = 0; v < Op::VECS; ++v) Op::keep(out + r * PANEL + v * Op::LANES, f[r][v]);
+    }
+};
+template <class Op, int R>
+struct Sums<Op, R, false> {
+    float* at;
+    AF_INLINE explicit Sums(float* out) : at(out) {
+        AF_UNROLL for (int r = 0; r < R; ++r)
+            AF_UNROLL for (int v = 0; v < Op::VECS; ++v) set(r, v, typename Op::Float{});
+    }
+    AF_INLINE typename Op::Float get(int r, int v) const { return Op::floats(at + r * PANEL + v * Op::LANES); }
+    AF_INLINE void set(int r, int v, typename Op::Float x) { Op::keep(at + r * PANEL + v * Op::LANES, x); }
+    AF_INLINE void done(float*) const {}
+};
+
+// Scales the integer sums of group g into the float sums; n: first column of the part, code_sums [R][groups].
+template <class Op, int R, bool ASYM>
+AF_INLINE void fold(const Grouped& p, Sums<Op, R>& sums, typename Op::Acc (&c)[R][Op::VECS],
+                    const char* const (&scales)[R], const float* code_sums, long g, long n) {
+    typename Op::Float scale[Op::VECS], offset[Op::VECS], zero[Op::VECS];
+    AF_UNROLL for (int v = 0; v < Op::VECS; ++v) {
+        const long at = g * p.stride + n + v * Op::LANES;
+        scale[v] = Op::floats(p.sw + at);
+        offset[v] = Op::floats(p.csw + at);
+        if (ASYM) zero[v] = scale[v] * 8.0f - Op::floats(p.wz + at);
+        scale[v] = scale[v] * Op::UNIT;
+    }
+    AF_UNROLL for (int r = 0; r < R; ++r) {
+        const typename Op::Float s = Op::splat(scales[r] + g * 4), m = Op::splat(scales[r] + (p.groups + g) * 4);
+        AF_UNROLL for (int v = 0; v < Op::VECS; ++v) {
+            typename Op::Float sum = Op::madd(offset[v], m, sums.get(r, v));
+            if (ASYM) sum = Op::madd(zero[v], Op::splat((const char*)(code_sums + r * p.groups + g)), sum);
+            sums.set(r, v, Op::madd(Op::value(c[r][v]), scale[v] * s, sum));
+        }
+    }
+}
+
+template <class Op, int G, bool ASYM, int R>
+AF_NOINLINE void grouped_tile(const Grouped& p, const char* a, const char* b, const float* code_sums, long n,
+                              float* out) {
+    constexpr long BLOCKS = G / (4 * Op::WORDS);
+    const char* scales[R];
+    AF_UNROLL for (int r = 0; r < R; ++r) scales[r] = a + r * p.lda + p.codes;
+    for (int part = 0; part < PANEL / Op::WIDTH; ++part, b += Op::WIDTH * 4, n += Op::WIDTH, out += Op::WIDTH) {
+        Sums<Op, R> sums(out);
+        for (long g = 0; g < p.groups; ++g) {
+            const char* row[R];
+            AF_UNROLL for (int r = 0; r < R; ++r) row[r] = a + r * p.lda + g * G;
+            typename Op::Acc c[R][Op::VECS];
+            multiply<Op, R, R == 1 ? 2 : 1>(c, row, b + g * BLOCKS * BLOCK, BLOCKS);
+            fold<Op, R, ASYM>(p, sums, c, scales, code_sums, g, n);
+        }
+        sums.done(out);
+    }
+}
+
+using GroupedCall = void (*)(const Grouped&, const char*, const char*, const float*, long, float*);
+
+template <class Op, int G, bool ASYM>
+AF_INLINE GroupedCall grouped_tile_of(int rows) {
+    static const GroupedCall calls[8] = {
+        grouped_tile<Op, G, ASYM, 1>,
+        grouped_tile<Op, G, ASYM, 2>,
+        grouped_tile<Op, G, ASYM, 3>,
+        grouped_tile<Op, G, ASYM, 4>,
+        grouped_tile<Op, G, ASYM, (Op::ROWS < 5 ? Op::ROWS : 5)>,
+        grouped_tile<Op, G, ASYM, (Op::ROWS < 6 ? Op::ROWS : 6)>,
+        grouped_tile<Op, G, ASYM, (Op::ROWS < 7 ? Op::ROWS : 7)>,
+        grouped_tile<Op, G, ASYM, (Op::ROWS < 8 ? Op::ROWS : 8)>,
+    };
+    return calls[rows - 1];
+}
+
+// Sum of G unsigned bytes.
+template <int G>
+AF_INLINE float sum_of_codes(const char* p) {
+#if defined(__SSE2__)
+    __m128i sum = _mm_setzero_si128();
+    AF_UNROLL for (int i = 0; i < G; i += 16)
+        sum = _mm_add_epi64(sum, _mm_sad_epu8(_mm_loadu_si128((const __m128i*)(p + i)), _mm_setzero_si128()));
+    return float(_mm_cvtsi128_si32(sum) + _mm_extract_epi16(sum, 4));
+#else
+    int sum = 0;
+    for (int i = 0; i < G; ++i) sum += (unsigned char)p[i];
+    return float(sum);
+#endif
+}
+
+// s * sum of codes for every row and group.
+template <int G>
+inline void sum_codes(const Grouped& p, const char* a, long rows, float* out) {
+    for (long r = 0; r < rows; ++r, a += p.lda)
+        for (long g = 0; g < p.groups; ++g) {
+            float s;
+            std::memcpy(&s, a + p.codes + g * 4, 4);
+            *out++ = s * sum_of_codes<G>(a + g * G);
+        }
+}
+
+constexpr long CODE_SUMS = 8192;  // floats of sums kept at a time
+
+template <class Op, int G, bool ASYM, class Ep>
+AF_INLINE void grouped_product(const Grouped& p, const Shape& all, const void* b, Ep& ep) {
+    const long bytes = p.codes * PANEL / Op::WORDS;
+    alignas(64) float code_sums[ASYM ? CODE_SUMS : 1];
+    long chunk = all.rows;
+    if (ASYM && chunk * p.groups > CODE_SUMS) chunk = CODE_SUMS / p.groups < 8 ? 1 : CODE_SUMS / p.groups / 8 * 8;
+    for (long first = 0; first < all.rows; first += chunk) {
+        Shape s = all;
+        s.a += first * s.lda;
+        s.rows = all.rows - first < chunk ? all.rows - first : chunk;
+        if (ASYM) sum_codes<G>(p, s.a, s.rows, code_sums);
+        sweep<Op::ROWS>(s, b, bytes, [&](long row, int rows, long n) AF_LAMBDA {
+            alignas(64) float sums[Op::ROWS * PANEL];
+            const float* of_rows = code_sums + (ASYM ? row * p.groups : 0);
+            grouped_tile_of<Op, G, ASYM>(rows)(p, s.a + row * s.lda, (const char*)b + n / PANEL * bytes, of_rows, n, sums);
+            const auto value = [&](int r, int half) AF_LAMBDA { return load(sums + r * PANEL + half * 16); };
+            finish(s, first + row, rows, n, ep, value);
+        });
+    }
+}
+
+}  // namespace gemm
+}  // namespace af
