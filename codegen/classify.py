@@ -29,7 +29,10 @@ FORMS: Mapping[torch.dtype, str] = {
 DTYPES: Mapping[str, torch.dtype] = {form: dtype for dtype, form in FORMS.items()}
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 LOADABLE = (*FLOATS, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool)
-VIEWS = ["view", "reshape", "_unsafe_view", "transpose", "t", "permute", "unsqueeze", "squeeze", "expand", "select", "slice", "alias", "detach", "unflatten", "lift_fresh_copy"]
+VIEWS = (
+    "view reshape _unsafe_view transpose t permute unsqueeze squeeze expand select slice alias detach unflatten "
+    "lift_fresh_copy"
+).split()
 SPLITS = ("split", "split_with_sizes", "chunk", "unbind")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 ROW_NORMS = ("softmax", "layer_norm", "rms_norm", "linalg_vector_norm")
@@ -88,7 +91,7 @@ def linear_of(node: fx.Node) -> Linear | None:
 
 
 def kind_of(node: fx.Node) -> str:
-    """One of: input, constant, size, view, split, point, reduce, fold, embedding, linear, attention, library, output."""
+    """input, constant, size, view, split, point, reduce, fold, embedding, linear, attention, library or output."""
     if node.op == "placeholder":
         return "constant" if "constant" in node.meta else "input"
     if node.op != "call_function":

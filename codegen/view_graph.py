@@ -56,7 +56,7 @@ class ViewGraph:
         except (KeyError, AttributeError):
             return View(node, (), ())
         if kind == "attention":  # stored token by token: the heads of a token side by side
-            batch, heads, length, width = shape
+            _, heads, length, width = shape
             row = times(heads, width)
             return View(node, shape, (times(length, row), width, row, 1))
         return View(node, shape, contiguous_strides(shape))

@@ -100,7 +100,7 @@ class Operand:
 
 @dataclass(frozen=True)
 class AttentionStep:
-    """softmax(q kᵀ scale + mask) v. Axes: q [B, H, Q, D], k and v [B, K-heads, T, D], mask broadcast to [B, H, Q, T]."""
+    """softmax(q kᵀ scale + mask) v. Axes: q [B, H, Q, D], k and v [B, K-heads, T, D], mask [B, H, Q, T], broadcast."""
 
     q: Operand
     k: Operand
@@ -123,7 +123,7 @@ class AttentionStep:
 class Argument:
     """An argument of a library op: exactly one field says what it is."""
 
-    kind: str  # "slot", "int", "float", "bool", "str", "none", "size", "dtype", "list", "layout", "device", "memory_format"
+    kind: str  # slot, int, float, bool, str, none, size, dtype, list, layout, device or memory_format
     slot: int = -1
     number: float = 0.0
     size: Size = 0
@@ -165,7 +165,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Segment:
-    """Native steps that run in one call. ``groups`` = 0: rows of different groups meet, every phase ends in a barrier."""
+    """Native steps that run in one call; rows of one of its ``groups`` never read another's."""
 
     groups: Size
     phases: tuple[Phase, ...]

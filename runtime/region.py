@@ -27,8 +27,11 @@ OPERATORS: Mapping[str, Callable[[int, int], int]] = {
     "max": max,
 }
 
-UNARY = ["neg", "abs", "sqrt", "rsqrt", "recip", "exp", "exp2", "expm1", "log", "log2", "log1p", "tanh", "erf", "sigmoid", "silu", "gelu", "gelu_tanh", "relu", "sin", "cos", "floor", "ceil", "round", "trunc", "sign", "not", "square", "bf16"]
-BINARY = ["add", "sub", "mul", "div", "min", "max", "pow", "mod", "floordiv", "lt", "le", "gt", "ge", "eq", "ne", "and", "or"]
+UNARY = (
+    "neg abs sqrt rsqrt recip exp exp2 expm1 log log2 log1p tanh erf sigmoid silu gelu gelu_tanh relu sin cos "
+    "floor ceil round trunc sign not square bf16"
+).split()
+BINARY = "add sub mul div min max pow mod floordiv lt le gt ge eq ne and or".split()
 TERNARY = ("select",)  # condition, then, else
 REDUCE = ("sum", "rmax", "rmin")  # over the columns: one value per row
 FOLD = ("fold_sum", "fold_max", "fold_min")  # over the inner axis: one value per row and column
