@@ -57,12 +57,17 @@ def find_sites(capture: Capture, weights: Weights, menu: Menu, machine: Machine)
     """
     groups, notes = _by_storage(capture, weights)
     made: dict[str, tuple[Site, list[_Use]]] = {}
+    offered = {}
     for uses in groups:
         site = _site(capture, uses, made)
-        made[site.id] = (site, uses)
+        offered[site.id] = _offers(site, weights[uses[0].constant].dtype, menu, machine)
+        if any(encoding.bits >= 16 for encoding in offered[site.id]):
+            made[site.id] = (site, uses)
+        else:
+            notes.append((site.id, f"no kernel family serves {site.op}"))
     offers, keep = {}, {}
     for site, uses in made.values():
-        found = _offers(site, weights[uses[0].constant].dtype, menu, machine)
+        found = offered[site.id]
         keep[site.id] = next(encoding for encoding in found if encoding.bits >= 16)
         if not bool(weights[uses[0].constant].isfinite().all()):
             notes.append((site.id, "holds NaN or Inf: it keeps its form"))

@@ -1,0 +1,80 @@
+"""Embedding table in 8-bit codes with a scale and a minimum per row.
+
+In: a table [V, W]. Out: codes 0..255; a row is codes * scale + minimum, exact where it is constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adaflex.codegen.kernels.call import Call, join, offsets, split, total_bytes
+from adaflex.codegen.kernels.quantise import quantise_rows
+from adaflex.passes.rewrite import Encoded, Machine
+from adaflex.solver.table import Encoding, Site
+
+name = "embed8"
+ops: tuple[str, ...] = ("embedding",)
+
+
+def supports(shape: Sequence[int], encoding: Encoding) -> bool:
+    """Any shape."""
+    return encoding == Encoding(name, bits=8)
+
+
+def offers(site: Site, machine: Machine) -> Sequence[Encoding]:
+    """Always."""
+    return (Encoding(name, bits=8),)
+
+
+def encode(weight: Tensor, encoding: Encoding, gram: Tensor | None) -> Encoded:
+    """Each row over its own range, to nearest."""
+    codes, scale, low = quantise_rows(weight)
+    parts = {"codes": codes.to(torch.uint8).contiguous(), "scale": scale.squeeze(1), "minimum": low.squeeze(1)}
+    return Encoded(encoding, tuple(weight.shape), parts)
+
+
+def decode(encoded: Encoded) -> Tensor:
+    """Codes times scale plus minimum."""
+    parts = encoded.parts
+    return parts["codes"].float() * parts["scale"].unsqueeze(1) + parts["minimum"].unsqueeze(1)
+
+
+def reference(x: Tensor, encoded: Encoded, bias: Tensor | None) -> Tensor:
+    """Row x[...] of the table, fp32 [..., W]; ``x`` holds row numbers."""
+    parts = encoded.parts
+    return F.embedding(x, parts["codes"]).float() * parts["scale"][x].unsqueeze(-1) + parts["minimum"][x].unsqueeze(-1)
+
+
+def _sizes(shape: Sequence[int]) -> dict[str, int]:
+    return {"b": shape[0] * shape[1], "scale": shape[0] * 4, "minimum": shape[0] * 4}
+
+
+def size_bytes(shape: Sequence[int], encoding: Encoding) -> int:
+    """One byte per weight and two floats per row."""
+    return total_bytes(_sizes(shape))
+
+
+def pack(encoded: Encoded) -> Tensor:
+    """Codes u8 [V][W], scales float [V], minima float [V]."""
+    return join([encoded.parts[part] for part in ("codes", "scale", "minimum")])
+
+
+def unpack(block: Tensor, shape: Sequence[int], encoding: Encoding) -> Encoded:
+    """The inverse of ``pack``."""
+    bytes_of = split(block, _sizes(shape))
+    parts = {name: bytes_of[name].view(torch.float32).clone() for name in ("scale", "minimum")}
+    return Encoded(encoding, tuple(shape), {"codes": bytes_of["b"].reshape(shape[0], shape[1]).clone(), **parts})
+
+
+def form(encoding: Encoding) -> str:
+    """No activation is read: the input is row numbers."""
+    return ""
+
+
+def call(encoding: Encoding, columns: int, rows: int) -> Call:
+    """Three parts, read by row."""
+    return Call("rows.h", "gather_u8", offsets(_sizes((rows, columns))))
