@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -27,6 +28,7 @@ __all__ = [
     "Symbol",
     "Weights",
     "evaluate",
+    "loosen",
     "size_of",
     "sizes",
     "symbols_in",
@@ -138,7 +140,14 @@ class Capture:
     def run(self, weights: Weights, inputs: Sequence[Any]) -> list[Any]:
         """All outputs of the graph, mutations first, computed by torch: the reference that others are held against."""
         with torch.no_grad():
-            return list(self.graph(*weights, *inputs))
+            return list(self._loose(*weights, *inputs))
+
+    @cached_property
+    def _loose(self) -> fx.GraphModule:
+        """The graph with views that work on any strides: arguments and other kernels' results may come transposed."""
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self.graph.graph, {}))
+        return fx.GraphModule({}, loosen(graph))
 
     def sizes(self, node: fx.Node) -> tuple[Size, ...]:
         """The shape of a node's tensor, symbolic sizes as expressions over ``symbols``."""
@@ -153,6 +162,14 @@ class Capture:
                 given = inputs[index]
                 values[symbol.name] = int(given if dimension is None else given.shape[dimension])
         return values
+
+
+def loosen(graph: fx.Graph) -> fx.Graph:
+    """Let every strict ``view`` of the graph become a ``reshape``, in place: for running it with other kernels."""
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    return graph
 
 
 def sizes(node: fx.Node, names: Mapping[str, str] | None = None) -> tuple[Size, ...]:

@@ -1,0 +1,192 @@
+"""The offline door: a module and example arguments, through ``torch.export``, to a Capture.
+
+In: ``nn.Module`` in eval mode, arguments of one call, sizes that may vary. Out: ``Capture`` and its ``Weights``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+
+from adaflex.errors import CaptureError
+from adaflex.passes.assemble import Argument, Traced, assemble, storage_key
+from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.torch_compat import call_signature, leaf_paths
+
+
+def from_export(
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+) -> tuple[Capture, Weights]:
+    """Capture ``model`` as one graph for calls like ``model(*args, **kwargs)``.
+
+    ``dynamic_shapes`` is torch.export's: per argument, which dimensions may vary and between which sizes. Weights are
+    the model's own tensors, shared, except those the prologue computed. Raises CaptureError where torch cannot trace
+    the model, with torch's first line.
+    """
+    capture, tensors = sources_from_export(model, args, kwargs, dynamic_shapes)
+    return capture, capture.bind(tensors)
+
+
+def sources_from_export(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None
+) -> tuple[Capture, tuple[Tensor, ...]]:
+    """As ``from_export``, but with the model's own tensors (aligned with ``Capture.sources``) instead of Weights."""
+    program = _export(model, tuple(args), dict(kwargs or {}), dynamic_shapes)
+    _refuse_submodules(program.graph_module)
+    arguments = _arguments(program, model, tuple(args), dict(kwargs or {}))
+    graph = program.graph_module.graph
+    _merge_tied(graph, arguments)
+    mutations = _mutations(program)
+    order = [name for name, each in arguments.items() if each.role == "input"]
+    order += [name for name, each in arguments.items() if each.role == "state"]
+    spec = program.call_spec.out_spec
+    return assemble(Traced(graph, arguments, mutations, "export", type(model).__name__, spec, order))
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> ExportedProgram:
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), written_out():
+            warnings.simplefilter("ignore")  # torch's own deprecations, not the user's
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            decomposed: ExportedProgram = program.run_decompositions({})
+            return decomposed
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CaptureError(
+            f"torch.export could not capture {type(model).__name__} ({type(error).__name__}: {first}); "
+            "run torch.export.export on it to see the place, or compile a submodule"
+        ) from error
+
+
+@contextmanager
+def written_out() -> Iterator[None]:
+    """Within it torch's attention modules are traced as the ops they are made of, not as one fused call."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _refuse_submodules(module: fx.GraphModule) -> None:
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            users = ", ".join(str(user.target) for user in node.users)
+            raise CaptureError(f"operator {users} holds a graph of its own, which is not supported: use torch.where")
+
+
+# --- placeholders -------------------------------------------------------------------------------------------------
+
+
+def _arguments(
+    program: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Argument]:
+    """What each placeholder is, in the graph's order."""
+    mutated = set(program.graph_signature.buffers_to_mutate.values())
+    names = qualified_names(model)
+    paths = iter(_paths(model, args, kwargs))
+    arguments: dict[str, Argument] = {}
+    for spec in program.graph_signature.input_specs:
+        if spec.kind == InputKind.USER_INPUT:
+            path = next(paths)
+            role = "skip" if isinstance(spec.arg, ConstantArgument) else "input"
+            arguments[spec.arg.name] = Argument(role, ".".join(map(str, path)), path=path)  # type: ignore[arg-type]
+        elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            assert spec.target is not None
+            tensor = _value(program, spec.target)
+            known = names.get(id(tensor), (spec.target,))
+            state = spec.target in mutated
+            arguments[spec.arg.name] = Argument(
+                "state" if state else "source", known[0], known, tensor, spec.kind == InputKind.PARAMETER
+            )
+        elif spec.kind == InputKind.CONSTANT_TENSOR:
+            assert spec.target is not None
+            tensor = _value(program, spec.target)
+            known = names.get(id(tensor), ())
+            count = sum(each.role == "literal" for each in arguments.values())
+            arguments[spec.arg.name] = (
+                Argument("source", known[0], known, tensor)
+                if known
+                else Argument("literal", f"constant:{count}", (), tensor)
+            )
+        else:
+            raise CaptureError(f"an input of kind {spec.kind.name} ({spec.arg}) is not supported: pass tensors")
+    return arguments
+
+
+def _value(program: ExportedProgram, target: str) -> Tensor:
+    """A parameter or buffer; buffers that are not persistent are kept apart from the state dict."""
+    value = program.state_dict.get(target)
+    value = program.constants.get(target) if value is None else value
+    if not isinstance(value, Tensor):
+        raise CaptureError(f"the value of '{target}' was not found in the exported program; report the model")
+    if value.device.type == "meta":
+        raise CaptureError(f"'{target}' is on the meta device and has no values: load the weights first")
+    return value
+
+
+def qualified_names(model: nn.Module) -> dict[int, tuple[str, ...]]:
+    """All qualified names of each parameter and buffer, by identity; tied tensors have several."""
+    found: dict[int, tuple[str, ...]] = {}
+    for name, tensor in [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]:
+        found[id(tensor)] = (*found.get(id(tensor), ()), name)
+    return found
+
+
+def _paths(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str | int, ...]]:
+    """Where each leaf of (args, kwargs) stands in the call: argument name, then keys and indices."""
+    parameters = [each.name for each in call_signature(model).parameters.values() if each.kind in _POSITIONAL]
+    parameters = parameters[1:]  # self
+    rest = next((each.name for each in call_signature(model).parameters.values() if each.kind == _REST), "args")
+    found: list[tuple[str | int, ...]] = []
+    for index, value in enumerate(args):
+        base = (parameters[index],) if index < len(parameters) else (rest, index - len(parameters))
+        found.extend((*base, *inner) for inner in leaf_paths(value))
+    for name, value in kwargs.items():
+        found.extend((name, *inner) for inner in leaf_paths(value))
+    return found
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_REST = inspect.Parameter.VAR_POSITIONAL
+
+
+def _merge_tied(graph: fx.Graph, arguments: Mapping[str, Argument]) -> None:
+    """Placeholders of one and the same tensor become one: tied weights are one constant."""
+    first: dict[Any, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder" and arguments[node.name].role == "source":
+            tensor = arguments[node.name].tensor
+            assert tensor is not None
+            key = (storage_key(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+            kept = first.setdefault(key, node)
+            if kept is not node:
+                node.replace_all_uses_with(kept)
+
+
+def _mutations(program: ExportedProgram) -> dict[int, str]:
+    """Output position -> placeholder that the value is written back to."""
+    signature = program.graph_signature
+    by_buffer = {target: node for node, target in signature.inputs_to_buffers.items()}
+    found: dict[int, str] = {}
+    for index, spec in enumerate(signature.output_specs):
+        if spec.kind == OutputKind.BUFFER_MUTATION:
+            found[index] = by_buffer[str(spec.target)]
+        elif spec.kind == OutputKind.USER_INPUT_MUTATION:
+            found[index] = str(spec.target)
+    return found
