@@ -108,11 +108,14 @@ struct Args {
 TIMER(f32, af::gemm_f32(s.a, s.lda, s.rows, s.b, SHAPE))
 TIMER(bf16, af::gemm_bf16(s.a, s.lda, s.rows, s.b, SHAPE))
 TIMER(w8a8, af::gemm_w8a8(s.a, s.lda, s.rows, INT8, SHAPE))
+TIMER(w8, af::gemm_w8(s.a, s.lda, s.rows, (const int8_t*)s.b, s.sw, SHAPE))
 
 #define GROUPS(G)                                                                                              \
     TIMER(w8a8_g##G, af::gemm_w8a8_grouped<G>(s.a, s.lda, s.rows, INT8, SHAPE))                                 \
     TIMER(w4a8_g##G, af::gemm_w4a8<G, false>(s.a, s.lda, s.rows, s.b, s.sw, s.csw, nullptr, SHAPE))              \
-    TIMER(w4a8_asym_g##G, af::gemm_w4a8<G, true>(s.a, s.lda, s.rows, s.b, s.sw, s.csw, s.wz, SHAPE))
+    TIMER(w4a8_asym_g##G, af::gemm_w4a8<G, true>(s.a, s.lda, s.rows, s.b, s.sw, s.csw, s.wz, SHAPE))              \
+    TIMER(w4_g##G, af::gemm_w4<G, false>(s.a, s.lda, s.rows, s.b, s.sw, nullptr, SHAPE))                         \
+    TIMER(w4_asym_g##G, af::gemm_w4<G, true>(s.a, s.lda, s.rows, s.b, s.sw, s.wz, SHAPE))
 GROUPS(32)
 GROUPS(64)
 GROUPS(128)

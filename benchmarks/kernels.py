@@ -1,7 +1,7 @@
 """Speed of every matrix product as a share of the ceiling probed in the same run, on one core.
 
-In: options (``--help``). Out: a table per kernel: rows M against (K, N), each cell GOP/s and its share of the instruction
-peak. Weights cycle through a set of matrices as in a model; the epilogue adds a bias and stores bf16. Operands are
+In: options (``--help``). Out: a table per kernel: rows M against (K, N), each cell GOP/s and its share of the peak
+of its instruction. Weights cycle through a set of matrices as in a model; the epilogue adds a bias and stores bf16. Operands are
 random bytes: the time of these kernels does not depend on values. A cell is the fastest burst, and the ceiling the
 fastest probe of the whole run, because the machine may be shared.
 """
@@ -45,6 +45,9 @@ KERNELS = (
     *(Kernel(f"w8a8_g{group}", "peak_vnni", 1, 1, group) for group in (32, 64, 128)),
     *(Kernel(f"w4a8_g{group}", "peak_vnni", 0.5, 1, group) for group in (32, 64, 128)),
     *(Kernel(f"w4a8_asym_g{group}", "peak_vnni", 0.5, 1, group) for group in (32, 64, 128)),
+    Kernel("w8", "peak_bf16", 1, 2),
+    *(Kernel(f"w4_g{group}", "peak_bf16", 0.5, 2, group) for group in (32, 64, 128)),
+    *(Kernel(f"w4_asym_g{group}", "peak_bf16", 0.5, 2, group) for group in (32, 64, 128)),
 )
 
 

@@ -4,3 +4,4 @@
 #include "gemm_float.h"
 #include "gemm_w4a8.h"
 #include "gemm_w8a8.h"
+#include "gemm_weight_only.h"

@@ -24,7 +24,7 @@ struct Grouped {
     const float *sw, *csw, *wz;
 };
 
-// The float sums of a tile part: registers for few rows, the output buffer for more.
+// The float sums of a tile part: in registers for few rows, in the output buffer for more.
 template <class Op, int R, bool KEEP = (R <= Op::KEEP_ROWS)>
 struct Sums {
     typename Op::Float f[R][Op::VECS];

@@ -80,6 +80,27 @@ struct Bf16 : Bf16Acc {
     static AF_INLINE Weight weight(Raw b, int) { return split_bf16(b); }
 };
 
+// Signed byte i of every dword as floats.
+AF_INLINE __m256 byte_floats(__m256i b, int i) {
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(b, 24 - 8 * i), 24));
+}
+struct Bf16S8 : Bf16Acc {
+    static constexpr int WORDS = 2;
+    static constexpr float UNIT = 1.0f;
+    static AF_INLINE Weight weight(Raw b, int i) { return {byte_floats(b, 2 * i), byte_floats(b, 2 * i + 1)}; }
+};
+
+// 16 * (nibble - 8) in every byte, as in the 8-bit form.
+struct Bf16S4 : Bf16Acc {
+    static constexpr int WORDS = 4;
+    static constexpr float UNIT = 1.0f / 16;
+    static AF_INLINE Weight weight(Raw b, int i) {
+        __m256i high = i < 2 ? _mm256_slli_epi16(b, 4) : b;
+        high = _mm256_xor_si256(_mm256_and_si256(high, _mm256_set1_epi8(char(0xf0))), _mm256_set1_epi8(char(0x80)));
+        return {byte_floats(high, i % 2 * 2), byte_floats(high, i % 2 * 2 + 1)};
+    }
+};
+
 struct U8S8 : IntAcc {
     static constexpr int WORDS = 1;
     static constexpr float UNIT = 1.0f;

@@ -27,6 +27,11 @@ struct OpBase {
         return _mm512_set1_epi32(x);
     }
     static AF_INLINE Raw raw(const char* b) { return _mm512_load_si512(b); }
+    static AF_INLINE Raw raw_once(const char* b) {  // for blocks used twice: GCC would rather load them twice
+        Raw x = raw(b);
+        asm("" : "+v"(x));
+        return x;
+    }
     using Float = __m512;
     static constexpr int KEEP_ROWS = 5;  // up to here a second set of sums fits the registers
     static AF_INLINE Float splat(const char* p) {
@@ -89,10 +94,48 @@ struct U8S8 : IntAcc {
 struct U8S4 : IntAcc {
     static constexpr int WORDS = 2;
     static constexpr float UNIT = 1.0f / 16;
+    static AF_INLINE Raw raw(const char* b) { return raw_once(b); }
     static AF_INLINE Weight weight(Raw b, int i) {
         __m512i high = i == 0 ? _mm512_slli_epi16(b, 4) : b;
-        // 0x78: first ^ (second & third)
-        return _mm512_ternarylogic_epi32(_mm512_set1_epi8(char(0x80)), high, _mm512_set1_epi8(char(0xf0)), 0x78);
+        // 0x6a: (first & second) ^ third; `high` is first because that one is overwritten
+        return _mm512_ternarylogic_epi32(high, _mm512_set1_epi8(char(0xf0)), _mm512_set1_epi8(char(0x80)), 0x6a);
+    }
+};
+
+// bf16 x int8: a block is four k. A code in the top byte of an int32, converted, is a float whose upper half is the
+// bf16 of code * 2^24, exactly; one permutation joins the halves of two k.
+struct Bf16S8 : Bf16Acc {
+    static constexpr int WORDS = 2;
+    static constexpr float UNIT = 1.0f / (1 << 24);
+    static AF_INLINE Raw raw(const char* b) { return raw_once(b); }
+    static AF_INLINE Weight weight(Raw b, int i) {
+        const __m512i top = _mm512_set1_epi32(int(0xff000000u));
+        __m512i even = _mm512_slli_epi32(b, i == 0 ? 24 : 8), odd = i == 0 ? _mm512_slli_epi32(b, 16) : b;
+        if (i == 1) even = _mm512_and_si512(even, top);
+        __m512 x = _mm512_cvtepi32_ps(even), y = _mm512_cvtepi32_ps(_mm512_and_si512(odd, top));
+        // word 2j of the result: upper half of x's lane j; word 2j + 1: of y's
+        return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(_mm512_castps_si512(x), 16),
+                                       _mm512_castps_si512(y));
+    }
+};
+
+// bf16 x 4-bit codes: a block is eight k. The permutation looks words up by their low five bits, so a nibble needs no
+// mask: a table of 2 x 16 entries gives the bf16 of code - 8, exactly.
+struct Bf16S4 : Bf16Acc {
+    static constexpr int WORDS = 4;
+    static constexpr float UNIT = 1.0f;
+    static AF_INLINE Raw raw(const char* b) { return raw_once(b); }
+    static AF_INLINE Weight weight(Raw b, int i) {
+        alignas(64) static const uint16_t table[32] = {
+            0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0, 0x3f80, 0x4000,
+            0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040,
+            0xc000, 0xbf80, 0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
+        const __m512i nibbles = i < 2 ? b : _mm512_srli_epi32(b, 4);
+        // bytes 0 and 1 (i even) or 2 and 3 of every dword to the low halves of its words
+        const __m128i lanes = i % 2 == 0 ? _mm_setr_epi8(0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13)
+                                         : _mm_setr_epi8(2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15);
+        const __m512i index = _mm512_shuffle_epi8(nibbles, _mm512_broadcast_i32x4(lanes));
+        return _mm512_permutexvar_epi16(index, _mm512_load_si512(table));
     }
 };
 

@@ -82,6 +82,24 @@ struct Bf16 : Bf16Acc {
     static AF_INLINE Weight weight(Raw b, int) { return split_bf16(b); }
 };
 
+// Signed byte i of every lane as floats.
+AF_INLINE Float4 byte_floats(Int4 b, int i) { return __builtin_convertvector(b << (24 - 8 * i) >> 24, Float4); }
+
+struct Bf16S8 : Bf16Acc {
+    static constexpr int WORDS = 2;
+    static constexpr float UNIT = 1.0f;
+    static AF_INLINE Weight weight(Raw b, int i) { return {byte_floats(b, 2 * i), byte_floats(b, 2 * i + 1)}; }
+};
+
+struct Bf16S4 : Bf16Acc {  // 16 * (nibble - 8) in every byte
+    static constexpr int WORDS = 4;
+    static constexpr float UNIT = 1.0f / 16;
+    static AF_INLINE Weight weight(Raw b, int i) {
+        Int4 high = ((i < 2 ? b << 4 : b) & spread(int32_t(0xf0f0f0f0u))) ^ spread(int32_t(0x80808080u));
+        return {byte_floats(high, i % 2 * 2), byte_floats(high, i % 2 * 2 + 1)};
+    }
+};
+
 // Four k of a register as four registers of ints; the first k lies in the lowest byte.
 struct IntQuad {
     Int4 k[4];

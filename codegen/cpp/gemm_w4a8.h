@@ -8,6 +8,7 @@
 #pragma once
 
 #include "gemm_grouped.h"
+#include "gemv_int4.h"
 
 namespace af {
 
@@ -15,6 +16,10 @@ template <int G, bool ASYM, class Ep>
 void gemm_w4a8(const char* a, long lda, long rows, const void* b, const float* sw, const float* csw, const float* wz,
                long K, long N, long n0, long n1, Ep&& ep) {
     const gemm::Grouped parts{lda, gemm::round_up(K, 64), K / G, gemm::round_up(N, 32), sw, csw, wz};
+#if defined(AF_AVX512)
+    if (rows == 1 && parts.groups <= gemm::LOW_SUMS)
+        return gemm::int4_gemv<G, ASYM>(parts, {a, lda, rows, N, n0, n1}, b, ep);
+#endif
     gemm::grouped_product<gemm::U8S4, G, ASYM>(parts, {a, lda, rows, N, n0, n1}, b, ep);
 }
 

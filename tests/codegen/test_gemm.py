@@ -124,6 +124,7 @@ def form_u8(codes: np.ndarray, scale: np.ndarray, minimum: np.ndarray) -> np.nda
     return rows_of(full, np.concatenate((scale, minimum), axis=1), kp)
 
 
+Case = tuple[Product, np.ndarray, np.ndarray]  # operands, exact result, error bound
 SHAPES = [(k, n) for k in (3, 37, 64, 130) for n in (1, 17, 40, 96)]
 ROWS = (*range(1, 10), 11, 17, 33)
 
@@ -137,7 +138,7 @@ def check(y: np.ndarray, exact: np.ndarray, bound: np.ndarray) -> None:
     assert (np.abs(y - exact) <= bound).all(), (y.flat[worst], exact.flat[worst], bound.flat[worst])
 
 
-def float_case(name: str, rows: int, k: int, n: int) -> tuple[Product, np.ndarray, np.ndarray]:
+def float_case(name: str, rows: int, k: int, n: int) -> Case:
     """Operands, exact result, bound of gemm_float.h."""
     rng = np.random.default_rng(rows * 10007 + k * 101 + n)
     x, w = torch.from_numpy(floats(rng, rows, k)), torch.from_numpy(floats(rng, n, k))
@@ -161,7 +162,7 @@ def test_float_products(isa: str, name: str) -> None:
             check(run(isa, name, product), exact, bound)
 
 
-def token_case(rows: int, k: int, n: int, group: int = 0) -> tuple[Product, np.ndarray, np.ndarray]:
+def token_case(rows: int, k: int, n: int, group: int = 0) -> Case:
     """8-bit codes on both sides, per token or per group; the bound of gemm_w8a8.h."""
     rng = np.random.default_rng(rows * 10007 + k * 101 + n)
     size = group or k
@@ -200,7 +201,7 @@ def test_w8a8_grouped(isa: str, group: int) -> None:
             check(run(isa, f"w8a8_g{group}", product), exact, bound)
 
 
-def int4_case(rows: int, k: int, n: int, group: int, asym: bool) -> tuple[Product, np.ndarray, np.ndarray]:
+def int4_case(rows: int, k: int, n: int, group: int, asym: bool) -> Case:
     """8-bit activations, int4 weights, both per group; the bound of gemm_w4a8.h."""
     rng = np.random.default_rng(rows * 10007 + k * 101 + n)
     codes, scale, minimum = codes_of(floats(rng, rows, k) + 0.3, group)
@@ -234,6 +235,47 @@ def test_w4a8(isa: str, group: int, asym: bool) -> None:
         for rows in ROWS:
             product, exact, bound = int4_case(rows, groups * group, n, group, asym)
             check(run(isa, name, product), exact, bound)
+
+
+def weight_only_case(rows: int, k: int, n: int, group: int = 0, asym: bool = False) -> Case:
+    """bf16 activations by int8 (no group) or int4 weights; the bound of gemm_weight_only.h."""
+    rng = np.random.default_rng(rows * 10007 + k * 101 + n)
+    x = torch.zeros(rows, layout.round_up(k, 32), dtype=torch.bfloat16)
+    x[:, :k] = torch.from_numpy(floats(rng, rows, k) + 0.2)
+    low, high = (0, 16) if group else (-128, 128)
+    w = torch.from_numpy(rng.integers(low, high, (n, k)).astype(np.uint8 if group else np.int8))
+    w[0], w[-1] = low, high - 1
+    shape = (n, k // group) if group else (n,)
+    sw = torch.from_numpy(rng.uniform(0.5, 2.0, shape).astype(np.float32))
+    zero = torch.from_numpy(rng.uniform(0, 15, shape).astype(np.float32) if asym else np.full(shape, 8, np.float32))
+    parts = {"sw": packed(layout.pack_columns(sw))}
+    if asym:
+        parts["wz"] = packed(layout.zero_terms(sw, zero))
+    product = Product(rows_of(packed(x)), packed(layout.pack_int4(w) if group else layout.pack_int8(w)), k, n, parts)
+    sw64, z64 = (table.double().numpy().reshape(n, -1, 1) for table in (sw, zero if group else torch.zeros(n)))
+    codes = w.double().numpy().reshape(n, sw64.shape[1], -1)
+    x64 = x[:, :k].double().numpy()
+    spread = np.abs(codes - (8 if group else 0)) + asym * (np.abs(8 - z64) + 8 + z64)
+    exact = x64 @ ((codes - z64) * sw64).reshape(n, k).T
+    return product, exact, (k + 16) * EPS * (np.abs(x64) @ (spread * sw64).reshape(n, k).T)
+
+
+@pytest.mark.parametrize("isa", FLAGS)
+def test_w8(isa: str) -> None:
+    for i, (k, n) in enumerate([*SHAPES, (600, 40)]):
+        for rows in ROWS[i % 2 :: 2]:
+            product, exact, bound = weight_only_case(rows, k, n)
+            check(run(isa, "w8", product), exact, bound)
+
+
+@pytest.mark.parametrize("isa", FLAGS)
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("asym", [False, True])
+def test_w4(isa: str, group: int, asym: bool) -> None:
+    for groups, n in [(1, 17), (3, 40), (2, 96)]:
+        for rows in ROWS:
+            product, exact, bound = weight_only_case(rows, groups * group, n, group, asym)
+            check(run(isa, f"w4_{'asym_' if asym else ''}g{group}", product), exact, bound)
 
 
 def test_many_code_sums() -> None:

@@ -1,0 +1,123 @@
+// Products of bf16 activations with int8 or int4 weights.
+//
+// In: rows of bf16 zero-padded to a multiple of 32. int8: panels [N/32][Kp/4][32][4], sw[Np]. int4: panels
+// [N/32][Kp/8][32][4] (see gemm_w4a8.h), sw and (asymmetric) wz = sw * z, [K/G][Np], w = sw * (code - z), K a multiple
+// of G. Out: columns [n0, n1) through the epilogue.
+// Codes are exact in bf16; scales are applied to the float sums of a group, so nothing is rounded to bf16 on the way:
+// |error| <= (K + 16) eps sum_k |x| |sw| (|code - 8| + asymmetric: |8 - z| + 8 + |z|), eps = 2^-24.
+//
+// Every tile unpacks its weights in registers: shifts, conversions and permutations run beside the multiply-adds, so
+// that from 8 rows on unpacking a panel to L1 first is slower (measured: 85 against 92 % of the peak for int8).
+#pragma once
+
+#include "gemm_grouped.h"
+
+namespace af {
+namespace gemm {
+
+struct WeightOnly {
+    long lda;
+    long K;          // K rounded up to 32
+    long group;      // k that share a scale: all of K for int8
+    long stride;     // floats from group to group in the tables
+    const float *sw, *wz;
+    long groups() const { return K / group; }
+};
+
+template <class Op, bool ASYM, int R>
+AF_NOINLINE void weight_only_tile(const WeightOnly& p, const char* a, const char* b, const float* x_sums, long n,
+                                  float* out) {
+    const long groups = p.groups(), blocks = p.group / (2 * Op::WORDS);
+    for (int part = 0; part < PANEL / Op::WIDTH; ++part, b += Op::WIDTH * 4, n += Op::WIDTH, out += Op::WIDTH) {
+        Sums<Op, R> sums(out);
+        for (long g = 0; g < groups; ++g) {
+            const char* row[R];
+            AF_UNROLL for (int r = 0; r < R; ++r) row[r] = a + r * p.lda + g * p.group * 2;
+            typename Op::Acc c[R][Op::VECS];
+            multiply<Op, R>(c, row, b + g * blocks * BLOCK, blocks);
+            typename Op::Float scale[Op::VECS], zero[Op::VECS];
+            AF_UNROLL for (int v = 0; v < Op::VECS; ++v) {
+                const long column = g * p.stride + n + v * Op::LANES;
+                scale[v] = Op::floats(p.sw + column);
+                if (ASYM) zero[v] = scale[v] * 8.0f - Op::floats(p.wz + column);
+                scale[v] = scale[v] * Op::UNIT;
+            }
+            AF_UNROLL for (int r = 0; r < R; ++r)
+                AF_UNROLL for (int v = 0; v < Op::VECS; ++v) {
+                    typename Op::Float sum = Op::madd(c[r][v], scale[v], sums.get(r, v));
+                    if (ASYM) sum = Op::madd(zero[v], Op::splat((const char*)(x_sums + r * groups + g)), sum);
+                    sums.set(r, v, sum);
+                }
+        }
+        sums.done(out);
+    }
+}
+
+using WeightOnlyCall = void (*)(const WeightOnly&, const char*, const char*, const float*, long, float*);
+
+template <class Op, bool ASYM>
+AF_INLINE WeightOnlyCall weight_only_tile_of(int rows) {
+    static const WeightOnlyCall calls[8] = {
+        weight_only_tile<Op, ASYM, 1>,
+        weight_only_tile<Op, ASYM, 2>,
+        weight_only_tile<Op, ASYM, 3>,
+        weight_only_tile<Op, ASYM, 4>,
+        weight_only_tile<Op, ASYM, (Op::ROWS < 5 ? Op::ROWS : 5)>,
+        weight_only_tile<Op, ASYM, (Op::ROWS < 6 ? Op::ROWS : 6)>,
+        weight_only_tile<Op, ASYM, (Op::ROWS < 7 ? Op::ROWS : 7)>,
+        weight_only_tile<Op, ASYM, (Op::ROWS < 8 ? Op::ROWS : 8)>,
+    };
+    return calls[rows - 1];
+}
+
+// Sums of x over every group, [rows][groups].
+inline void sum_rows(const WeightOnly& p, const char* a, long rows, float* out) {
+    for (long r = 0; r < rows; ++r, a += p.lda)
+        for (long k = 0; k < p.K; k += p.group) {
+            vf sum = set1(0.0f);
+            for (long i = k; i < k + p.group; i += 16) sum += load((const bf16*)(a + i * 2));
+            *out++ = hsum(sum);
+        }
+}
+
+template <class Op, bool ASYM, class Ep>
+AF_INLINE void weight_only_product(const WeightOnly& p, const Shape& all, const void* b, long bytes, Ep& ep) {
+    const long groups = p.groups();
+    alignas(64) float x_sums[ASYM ? CODE_SUMS : 1];
+    long chunk = all.rows;
+    if (ASYM && chunk * groups > CODE_SUMS) chunk = CODE_SUMS / groups < 8 ? 1 : CODE_SUMS / groups / 8 * 8;
+    for (long first = 0; first < all.rows; first += chunk) {
+        Shape s = all;
+        s.a += first * s.lda;
+        s.rows = all.rows - first < chunk ? all.rows - first : chunk;
+        if (ASYM) sum_rows(p, s.a, s.rows, x_sums);
+        sweep<Op::ROWS>(s, b, bytes, [&](long row, int rows, long n) AF_LAMBDA {
+            alignas(64) float sums[Op::ROWS * PANEL];
+            weight_only_tile_of<Op, ASYM>(rows)(p, s.a + row * s.lda, (const char*)b + n / PANEL * bytes,
+                                                x_sums + (ASYM ? row * groups : 0), n, sums);
+            const auto value = [&](int r, int half) AF_LAMBDA { return load(sums + r * PANEL + half * 16); };
+            finish(s, first + row, rows, n, ep, value);
+        });
+    }
+}
+
+}  // namespace gemm
+
+template <class Ep>
+void gemm_w8(const char* a, long lda, long rows, const int8_t* b, const float* sw, long K, long N, long n0, long n1,
+             Ep&& ep) {
+    const long k = gemm::round_up(K, 32);
+    const gemm::WeightOnly parts{lda, k, k, 0, sw, nullptr};
+    const long bytes = gemm::round_up(K, 64) * gemm::PANEL;
+    gemm::weight_only_product<gemm::Bf16S8, false>(parts, {a, lda, rows, N, n0, n1}, b, bytes, ep);
+}
+
+template <int G, bool ASYM, class Ep>
+void gemm_w4(const char* a, long lda, long rows, const void* b, const float* sw, const float* wz, long K, long N, long n0,
+             long n1, Ep&& ep) {
+    const gemm::WeightOnly parts{lda, K, G, gemm::round_up(N, 32), sw, wz};
+    const long bytes = gemm::round_up(K, 64) * gemm::PANEL / 2;
+    gemm::weight_only_product<gemm::Bf16S4, ASYM>(parts, {a, lda, rows, N, n0, n1}, b, bytes, ep);
+}
+
+}  // namespace af
