@@ -137,6 +137,14 @@ AF_INLINE void store_codes(uint8_t* p, vf x) {
     _mm_storeu_si128((__m128i*)p, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
 
+// The same for 64 codes.
+AF_INLINE void store_codes(uint8_t* p, vf a, vf b, vf c, vf d) {
+    store_codes(p, a);
+    store_codes(p + 16, b);
+    store_codes(p + 32, c);
+    store_codes(p + 48, d);
+}
+
 // ---- arithmetic
 AF_INLINE vf operator+(vf a, vf b) { return {a.lo + b.lo, a.hi + b.hi}; }
 AF_INLINE vf operator-(vf a, vf b) { return {a.lo - b.lo, a.hi - b.hi}; }
@@ -180,6 +188,7 @@ AF_INLINE vm gt(vf a, vf b) { return compare<_CMP_GT_OQ>(a, b); }
 AF_INLINE vm ge(vf a, vf b) { return compare<_CMP_GE_OQ>(a, b); }
 AF_INLINE vm eq(vf a, vf b) { return compare<_CMP_EQ_OQ>(a, b); }
 AF_INLINE vm ne(vf a, vf b) { return compare<_CMP_NEQ_UQ>(a, b); }
+AF_INLINE vm unordered(vf a, vf b) { return compare<_CMP_UNORD_Q>(a, b); }
 AF_INLINE vm and_(vm a, vm b) { return {_mm256_and_ps(a.lo, b.lo), _mm256_and_ps(a.hi, b.hi)}; }
 AF_INLINE vm or_(vm a, vm b) { return {_mm256_or_ps(a.lo, b.lo), _mm256_or_ps(a.hi, b.hi)}; }
 AF_INLINE vm not_(vm a) {
@@ -206,6 +215,20 @@ AF_INLINE float fast_hmax(vf a) {
 }
 AF_INLINE float fast_hmin(vf a) {
     return reduce(_mm256_min_ps(a.lo, a.hi), [](__m128 x, __m128 y) { return _mm_min_ps(x, y); });
+}
+
+AF_INLINE void extremes(vf low, vf high, float& least, float& most) {
+    least = fast_hmin(low);
+    most = fast_hmax(high);
+}
+AF_INLINE __m256 swap4(__m256 x) { return _mm256_permute2f128_ps(x, x, 1); }
+// Lanes i and i ^ S change places.
+template <int S>
+AF_INLINE vf swap(vf x) {
+    if constexpr (S == 8) return {x.hi, x.lo};
+    if constexpr (S == 4) return {swap4(x.lo), swap4(x.hi)};
+    if constexpr (S == 2) return {_mm256_permute_ps(x.lo, 0x4e), _mm256_permute_ps(x.hi, 0x4e)};
+    if constexpr (S == 1) return {_mm256_permute_ps(x.lo, 0xb1), _mm256_permute_ps(x.hi, 0xb1)};
 }
 
 // ---- parts of a float, for math.h

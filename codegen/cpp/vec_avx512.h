@@ -100,6 +100,14 @@ AF_INLINE void store_codes(uint8_t* p, vf x) {
     _mm_storeu_si128((__m128i*)p, _mm512_cvtusepi32_epi8(codes));
 }
 
+// The same for 64 codes.
+AF_INLINE void store_codes(uint8_t* p, vf a, vf b, vf c, vf d) {
+    __m512i ab = _mm512_packs_epi32(_mm512_cvtps_epi32(a.v), _mm512_cvtps_epi32(b.v));
+    __m512i cd = _mm512_packs_epi32(_mm512_cvtps_epi32(c.v), _mm512_cvtps_epi32(d.v));
+    __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);  // packs work in quarters
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd)));
+}
+
 // ---- arithmetic
 AF_INLINE vf operator+(vf a, vf b) { return {a.v + b.v}; }
 AF_INLINE vf operator-(vf a, vf b) { return {a.v - b.v}; }
@@ -129,6 +137,7 @@ AF_INLINE vm gt(vf a, vf b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)};
 AF_INLINE vm ge(vf a, vf b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)}; }
 AF_INLINE vm eq(vf a, vf b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
 AF_INLINE vm ne(vf a, vf b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ)}; }
+AF_INLINE vm unordered(vf a, vf b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q)}; }
 AF_INLINE vm and_(vm a, vm b) { return {__mmask16(a.m & b.m)}; }
 AF_INLINE vm or_(vm a, vm b) { return {__mmask16(a.m | b.m)}; }
 AF_INLINE vm not_(vm a) { return {__mmask16(~a.m)}; }
@@ -141,6 +150,27 @@ AF_INLINE vf select(vm m, vf a, vf b) { return {_mm512_mask_blend_ps(m.m, b.v, a
 AF_INLINE float hsum(vf a) { return _mm512_reduce_add_ps(a.v); }
 AF_INLINE float fast_hmax(vf a) { return _mm512_reduce_max_ps(a.v); }
 AF_INLINE float fast_hmin(vf a) { return _mm512_reduce_min_ps(a.v); }
+
+AF_INLINE __m512 swap_halves(__m512 x) { return _mm512_shuffle_f32x4(x, x, 0x4e); }
+// Smallest lane of `low` and largest of `high` in one go: the other sign of `low` shares a register with `high`.
+AF_INLINE void extremes(vf low, vf high, float& least, float& most) {
+    __m512 negated = (-low).v;
+    __m512 x = _mm512_mask_blend_ps(0xff00, _mm512_max_ps(high.v, swap_halves(high.v)),
+                                    _mm512_max_ps(negated, swap_halves(negated)));
+    x = _mm512_max_ps(x, _mm512_shuffle_f32x4(x, x, 0xb1));
+    x = _mm512_max_ps(x, _mm512_permute_ps(x, 0x4e));
+    x = _mm512_max_ps(x, _mm512_permute_ps(x, 0xb1));
+    most = _mm512_cvtss_f32(x);
+    least = -_mm256_cvtss_f32(_mm512_extractf32x8_ps(x, 1));
+}
+// Lanes i and i ^ S change places.
+template <int S>
+AF_INLINE vf swap(vf x) {
+    if constexpr (S == 8) return {swap_halves(x.v)};
+    if constexpr (S == 4) return {_mm512_shuffle_f32x4(x.v, x.v, 0xb1)};
+    if constexpr (S == 2) return {_mm512_permute_ps(x.v, 0x4e)};
+    if constexpr (S == 1) return {_mm512_permute_ps(x.v, 0xb1)};
+}
 
 // ---- parts of a float, for math.h
 // x * 2^n, n integral within +-400; gradual underflow.

@@ -129,6 +129,7 @@ AF_INLINE vm gt(vf a, vf b) { return {a.v > b.v}; }
 AF_INLINE vm ge(vf a, vf b) { return {a.v >= b.v}; }
 AF_INLINE vm eq(vf a, vf b) { return {a.v == b.v}; }
 AF_INLINE vm ne(vf a, vf b) { return {a.v != b.v}; }
+AF_INLINE vm unordered(vf a, vf b) { return {(a.v != a.v) | (b.v != b.v)}; }
 AF_INLINE vm and_(vm a, vm b) { return {a.m & b.m}; }
 AF_INLINE vm or_(vm a, vm b) { return {a.m | b.m}; }
 AF_INLINE vm not_(vm a) { return {~a.m}; }
@@ -165,6 +166,14 @@ AF_INLINE void store_codes(uint8_t* p, vf x) {
     store(p, fast_min(set1(255.0f), fast_max(set1(0.0f), round(x))));
 }
 
+// The same for 64 codes.
+AF_INLINE void store_codes(uint8_t* p, vf a, vf b, vf c, vf d) {
+    store_codes(p, a);
+    store_codes(p + 16, b);
+    store_codes(p + 32, c);
+    store_codes(p + 48, d);
+}
+
 // ---- reductions over the lanes
 template <class Op>
 AF_INLINE float reduce(vf a, Op op) {
@@ -180,6 +189,18 @@ AF_INLINE float fast_hmax(vf a) {
 }
 AF_INLINE float fast_hmin(vf a) {
     return reduce(a, [](float x, float y) { return x < y ? x : y; });
+}
+
+AF_INLINE void extremes(vf low, vf high, float& least, float& most) {
+    least = fast_hmin(low);
+    most = fast_hmax(high);
+}
+// Lanes i and i ^ S change places.
+template <int S>
+AF_INLINE vf swap(vf x) {
+    vf y;
+    AF_UNROLL for (int i = 0; i < 16; i++) y.v[i] = x.v[i ^ S];
+    return y;
 }
 
 // ---- parts of a float, for math.h
