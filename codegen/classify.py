@@ -53,7 +53,7 @@ def op_name(node: fx.Node) -> str:
     """ "linear" for aten.linear.default; "" for what is no ATen op."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload) and target.namespace == "aten":
-        return target.overloadpacket.__name__
+        return str(target.overloadpacket.__name__)
     return ""
 
 

@@ -127,7 +127,7 @@ class Body:
         """Declarations of each load's row pointer (after ``indices``), gathers resolved."""
         lines = []
         for k, load in enumerate(self.region.loads):
-            kind = C_TYPE.get(self.slots[load.slot].form, "uint8_t")
+            kind = C_TYPE[load.form or self.slots[load.slot].form]
             address = self.address(load)
             if load.gather >= 0:
                 index = self.region.loads[load.gather]
@@ -141,9 +141,6 @@ class Body:
         """The vector of load ``number`` at ``column``."""
         load = self.region.loads[number]
         base = f"x{number}" + (f" + j * {self.size(load.inner)}" if load.inner != 0 else "")
-        if load.codec == "rows8":
-            width = self.size(self.region.columns)
-            return f"af::ld_rows8({base}, {width}, {column}, {count})"
         if load.column == 0:
             return f"af::ld1({base})"
         if load.column == 1:

@@ -29,7 +29,7 @@ from adaflex.runtime.program import ITEM_BYTES, GemmStep, Part, RowStep, Slot, S
 from adaflex.runtime.region import Load, Size, Store, product, times
 
 PLAIN = "plain"
-STORED_IN_EPILOGUE = ("f32", "bf16")
+GATHERS = {"gather_f32": ("f32", 4), "gather_bf16": ("bf16", 2), "gather_u8": ("u8", 1)}  # form and bytes of a code
 
 
 def lower(capture: Capture, assignments: Mapping[str, Assignment]) -> Draft:
@@ -299,18 +299,23 @@ class Lowering:
         rows = Load(self.plain(view.node), strides, 0, view.offset)
         builder.load(rows)
         choice = self.assignments.get(table.name)
-        zeros: tuple[Size, ...] = (0,) * len(builder.lead)
         number = builder.loads.index(rows)
-        if choice is None:
-            slot, pitch, codec = self.plain(table), builder.columns, ""
-        else:
-            slot, codec = self._packed(table, False), choice.form if choice.form == "rows8" else ""
-            width = known(builder.columns)
-            assert width is not None
-            pitch = width + 8 if codec else width
-            if not codec:
-                self.slots[slot] = replace(self.slots[slot], form=choice.form)
-        return builder.load(Load(slot, zeros, 1, gather=number, pitch=pitch, codec=codec))
+        zeros: tuple[Size, ...] = (0,) * len(builder.lead)
+        if (
+            choice is None or choice.call is None or choice.call.function not in GATHERS
+        ):  # a table that is multiplied too
+            return builder.load(Load(self.plain(table), zeros, 1, gather=number, pitch=builder.columns))
+        slot, parts = self._packed(table, False), dict(choice.call.parts)
+        form, item = GATHERS[choice.call.function]
+        codes = builder.load(Load(slot, zeros, 1, parts["b"] // item, gather=number, pitch=builder.columns, form=form))
+        if "scale" not in parts:
+            return codes
+        scale, minimum = (
+            builder.load(Load(slot, zeros, 0, parts[name] // 4, gather=number, pitch=1, form="f32"))
+            for name in ("scale", "minimum")
+        )
+        w = builder.writer
+        return Value(w.emit("add", w.emit("mul", codes, scale), minimum))
 
     def _index_strides(self, builder: RegionBuilder, view: View) -> tuple[Size, ...]:
         missing = len(builder.lead) - len(view.shape)

@@ -40,7 +40,8 @@ def products_are_bf16(node: fx.Node, families: Mapping[str, str]) -> bool:
 
 
 def _makers(operand: fx.Node, families: Mapping[str, str]) -> list[str]:
-    stack, seen, found = [operand], set(), []
+    stack, found = [operand], []
+    seen: set[fx.Node] = set()
     while stack and len(seen) < FARTHEST:
         node = stack.pop()
         if node in seen:

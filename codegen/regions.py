@@ -101,7 +101,7 @@ def build_nodes(builder: RegionBuilder, unit: Unit, operand: Callable[[fx.Node],
 
 def _node(builder: RegionBuilder, node: fx.Node, operand: Callable[[fx.Node], Value]) -> int:
     name, w = op_name(node), builder.writer
-    args = [operand(a) if isinstance(a, fx.Node) else a for a in node.args]
+    args: list[Any] = [operand(a) if isinstance(a, fx.Node) else a for a in node.args]
     if name in POINTWISE:
         kwargs = {k: operand(v) if isinstance(v, fx.Node) else v for k, v in node.kwargs.items()}
         return POINTWISE[name](w, args, kwargs)

@@ -139,12 +139,12 @@ def _windows(draft: Draft, entries: Sequence[Segment | int]) -> tuple[Slot, ...]
     rowwise: dict[int, bool] = {}
     for place, phase, loop, number in _walk(entries):
         step = draft.steps[number]
-        for slot in written(step):
-            places.setdefault(slot, set()).add((place, phase, loop))
+        for made in written(step):
+            places.setdefault(made, set()).add((place, phase, loop))
         for read in draft.reads[number]:
             places.setdefault(read.slot, set()).add((place, phase, loop))
             rowwise[read.slot] = rowwise.get(read.slot, True) and read.aligned
-    slots = []
+    slots: list[Slot] = []
     for number, slot in enumerate(draft.slots):
         used = places.get(number, set())
         window = "full"

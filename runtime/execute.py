@@ -9,6 +9,7 @@ picklable, and safe to fork only before the first call.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from adaflex.errors import OptionError
 from adaflex.runtime.kernels import Kernels, Prepared
-from adaflex.runtime.layout import Layout, plan_layout
+from adaflex.runtime.layout import Layout, plan_layout, touched
 from adaflex.runtime.library import DTYPES, LibraryCall, prepare
 from adaflex.runtime.program import LibraryStep, Program, Segment
 from adaflex.runtime.region import evaluate
@@ -37,6 +38,10 @@ class _Shape:
     free: list[Tensor]  # arenas that no call uses now
 
 
+def _aligned(arena: Tensor) -> int:
+    return -(-arena.data_ptr() // ALIGNMENT) * ALIGNMENT
+
+
 class Executor:
     """A program that can be called with its inputs, in their order; symbolic ints are given as ints."""
 
@@ -52,6 +57,7 @@ class Executor:
             number: prepare(step) for number, step in enumerate(program.steps) if isinstance(step, LibraryStep)
         }
         self._last_use = self._value_lifetimes()
+        self._local = [number for number, slot in enumerate(program.slots) if slot.kind == "local"]
         self.poison: int | None = None  # fill arenas with this byte before each call (tests)
 
     def __reduce__(self) -> Any:
@@ -67,11 +73,11 @@ class Executor:
 
     def _value_lifetimes(self) -> list[list[int]]:
         """Per schedule entry, the value slots that nothing needs after it."""
-        from adaflex.runtime.layout import touched
-
         last: dict[int, int] = {}
         for place, entry in enumerate(self.program.schedule):
-            steps = [entry] if isinstance(entry, int) else [s for p in entry.phases for l in p.loops for s in l.steps]
+            steps = (
+                [entry] if isinstance(entry, int) else [s for p in entry.phases for loop in p.loops for s in loop.steps]
+            )
             for step in steps:
                 for slot in touched(self.program.steps[step]):
                     if self.program.slots[slot].kind == "value" and slot not in self.program.outputs:
@@ -146,8 +152,14 @@ class Executor:
         return arena
 
     def _run(self, shape: _Shape, arena: Tensor, inputs: Sequence[Any]) -> list[Tensor]:
+        addresses, tensors = self._bind(shape, arena, inputs)
+        self._walk(shape, arena, addresses, tensors)
+        return [tensors[slot] for slot in self.program.outputs]
+
+    def _bind(self, shape: _Shape, arena: Tensor, inputs: Sequence[Any]) -> tuple[list[int], dict[int, Tensor]]:
+        """The address of every slot, and the tensors that are inputs or outputs."""
         layout, program = shape.layout, self.program
-        start = -(-arena.data_ptr() // ALIGNMENT) * ALIGNMENT
+        start = _aligned(arena)
         addresses = self._constants.copy()
         tensors: dict[int, Tensor] = {}
         for slot, given in zip(program.inputs, inputs, strict=True):
@@ -158,28 +170,38 @@ class Executor:
             if program.slots[slot].kind == "output":
                 tensors[slot] = torch.empty(dims, dtype=DTYPES[program.slots[slot].form])
                 addresses[slot] = tensors[slot].data_ptr()
-        for number, slot_entry in enumerate(program.slots):
-            if slot_entry.kind == "local":
-                addresses[number] = start + layout.offsets[number]
-        self._walk(shape, arena, start, addresses, tensors)
-        return [tensors[slot] for slot in program.outputs]
+        for number in self._local:
+            addresses[number] = start + layout.offsets[number]
+        return addresses, tensors
 
-    def _walk(self, shape: _Shape, arena: Tensor, start: int, addresses: list[int], tensors: dict[int, Tensor]) -> None:
+    def _walk(self, shape: _Shape, arena: Tensor, addresses: list[int], tensors: dict[int, Tensor]) -> None:
         segment = 0
-        thread_arena = start + shape.layout.shared_bytes
+        thread_arena = _aligned(arena) + shape.layout.shared_bytes
         for place, entry in enumerate(self.program.schedule):
             if isinstance(entry, Segment):
                 shape.calls.run(segment, addresses, thread_arena)
                 segment += 1
             else:
                 call = self._library[entry]
-                for slot, value in call(
-                    self.program, shape.layout, shape.values, arena, self.weights, addresses, tensors
-                ):
+                for slot, value in call(self.program, shape.values, arena, self.weights, addresses, tensors):
                     tensors[slot] = value
                     addresses[slot] = value.data_ptr()
             for slot in self._last_use[place]:
                 tensors.pop(slot, None)
+
+    def time_segments(self, inputs: Sequence[Any]) -> list[int]:
+        """Run a program without library steps once; nanoseconds of each segment."""
+        shape = self.shape(inputs)
+        arena = self._arena(shape)
+        addresses, _ = self._bind(shape, arena, inputs)
+        thread_arena = _aligned(arena) + shape.layout.shared_bytes
+        times = []
+        for segment in range(len(self.program.schedule)):
+            start = time.perf_counter_ns()
+            shape.calls.run(segment, addresses, thread_arena)
+            times.append(time.perf_counter_ns() - start)
+        shape.free.append(arena)
+        return times
 
     def memory(self, inputs: Sequence[Any]) -> dict[str, int]:
         """Planned bytes for these sizes: stored weights, arena, temporaries of library steps, their sum."""

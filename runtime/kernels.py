@@ -122,7 +122,7 @@ class NativeCalls:
 
     def run(self, segment: int, addresses: Sequence[int], thread_arena: int) -> None:
         """Run one segment on these slot addresses."""
-        self._base[:] = addresses
+        self._base[:] = list(addresses)
         call = self._calls[segment]
         call.thread_arena = thread_arena
         status = self._kernels.call(segment, ctypes.addressof(call))

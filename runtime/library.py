@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from adaflex.errors import ArtifactError
-from adaflex.runtime.layout import Layout
 from adaflex.runtime.program import Argument, LibraryStep, Program
 from adaflex.runtime.region import evaluate
 
@@ -33,6 +32,7 @@ NAMED = {
     "layout": torch.layout,
     "memory_format": torch.memory_format,
 }
+REFUSED = ("from_file",)  # functional by its schema, and yet it opens, even creates, the file it is told to
 
 
 def resolve(op: str) -> Any:
@@ -46,7 +46,14 @@ def resolve(op: str) -> Any:
         raise ArtifactError(f"this torch has no op '{op}'; use the torch version the program was made with")
     if overload._schema.is_mutable:
         raise ArtifactError(f"library step '{op}' writes to its inputs; only functional ops can be run")
+    if parts[1] in REFUSED or not _returns_tensors(overload):
+        raise ArtifactError(f"library step '{op}' is no computation on tensors; only those can be run")
     return overload
+
+
+def _returns_tensors(overload: Any) -> bool:
+    kinds = [str(value.type) for value in overload._schema.returns]
+    return bool(kinds) and all(kind in ("Tensor", "Tensor[]", "List[Tensor]") for kind in kinds)
 
 
 def prepare(step: LibraryStep) -> LibraryCall:
@@ -64,7 +71,6 @@ class LibraryCall:
     def __call__(
         self,
         program: Program,
-        layout: Layout,
         values: Mapping[str, int],
         arena: Tensor,
         weights: Tensor,

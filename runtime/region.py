@@ -50,7 +50,7 @@ class Load:
     inner: Size = 0  # elements along the region's inner axis
     gather: int = -1  # number of the load whose value picks a row of this slot; the address grows by value * pitch
     pitch: Size = 0  # elements between rows that can be picked
-    codec: str = ""  # "": as the slot's dtype says; "rows8": uint8 rows, each followed by its fp32 scale and minimum
+    form: str = ""  # read the slot's bytes as this dtype, elements counted in it; "": as the slot says
 
 
 @dataclass(frozen=True)

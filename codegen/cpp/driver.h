@@ -140,14 +140,15 @@ inline void run_thread(void* argument, int thread) {
   else by_column(c, *w.segment, t, thread, team);
 }
 
+// 0: done; 1: more slots than a thread's table holds; 3: the threads could not be started.
 inline int run_segment(const SegmentEntry& segment, const Call* call) {
   if (call->slots > MOST_SLOTS) return 1;
   Work work;
   work.call = call;
   work.segment = &segment;
   Team& team = *static_cast<Team*>(call->team);
-  if (call->threads > 1) team.run(run_thread, &work);
-  else run_thread(&work, 0);
+  if (call->threads == 1) run_thread(&work, 0);
+  else if (!team.run(run_thread, &work)) return 3;
   return 0;
 }
 
@@ -211,11 +212,4 @@ template <class T> AF_INLINE void fill(T* p, vf v, long count) {
 AF_INLINE void zero_tail(bf16* p, long count, long row_bytes) {
   for (long i = count; i < row_bytes / 2; ++i) p[i] = bf16{0};
 }
-// A row of uint8 codes followed by its fp32 scale and minimum.
-AF_INLINE vf ld_rows8(const uint8_t* row, long width, long col, int n) {
-  float tail[2];
-  __builtin_memcpy(tail, row + width, 8);
-  return fma(ld(row + col, n), set1(tail[0]), set1(tail[1]));
-}
-
 }  // namespace af

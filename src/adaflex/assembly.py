@@ -1,0 +1,120 @@
+"""From a plan's choices to something that runs: lowering, packing, rendering, building, loading.
+
+In: a ``Capture``, its weights and sites, an encoding for each site. Out: ``Assembled`` (program and bytes), and the
+``Executor`` that runs it here: with generated kernels where there is a compiler, else with the evaluator.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from adaflex.codegen.cpp import ISA_FLAGS, include_folder, render
+from adaflex.codegen.draft import Assignment, ConstantUse, Draft
+from adaflex.codegen.finish import finish, place
+from adaflex.codegen.kernels.family import Kernel, kernel
+from adaflex.codegen.kernels.menu import MENU
+from adaflex.codegen.lower import lower
+from adaflex.native import build, compiler
+from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.menu import Encoded, Machine
+from adaflex.passes.sites import Sites
+from adaflex.runtime.execute import Executor
+from adaflex.runtime.kernels import Kernels, NativeKernels
+from adaflex.runtime.program import Program
+from adaflex.solver.table import Encoding
+
+log = logging.getLogger("adaflex")
+
+Provider = Callable[[str, Encoding], Encoded]  # (site, encoding) -> the tensor that ships
+
+
+@dataclass(frozen=True, eq=False)
+class Assembled:
+    """A program and the bytes of its constants."""
+
+    program: Program
+    weights: Tensor
+
+
+def assignments(capture: Capture, sites: Sites, encodings: Mapping[str, Encoding]) -> dict[str, Assignment]:
+    """Per placeholder of a decided weight, what lowering needs to know; sites without an encoding keep theirs."""
+    found = {}
+    for site in sites.sites:
+        encoding = encodings.get(site.id, sites.keep[site.id])
+        family: Kernel = kernel(MENU, encoding.family)
+        constant, _ = sites.source[site.id]
+        shape = site.shape
+        found[capture.constants[constant].node] = Assignment(
+            encoding=encoding,
+            form=family.form(encoding),
+            size_bytes=family.size_bytes(shape, encoding),
+            call=family.call(encoding, shape[1], shape[0]),
+        )
+    return found
+
+
+def draft_of(capture: Capture, sites: Sites, encodings: Mapping[str, Encoding]) -> Draft:
+    """The lowered, unpacked program of a set of choices."""
+    return lower(capture, assignments(capture, sites, encodings))
+
+
+def skeleton(capture: Capture, sites: Sites, encodings: Mapping[str, Encoding]) -> tuple[Program, int]:
+    """The program of a set of choices without its bytes, and how many bytes its constants take."""
+    program, _, total = place(draft_of(capture, sites, encodings), _names(capture))
+    return program, total
+
+
+def assemble(
+    capture: Capture, weights: Weights, sites: Sites, encodings: Mapping[str, Encoding], provider: Provider
+) -> Assembled:
+    """Lower and pack a set of choices."""
+    draft = draft_of(capture, sites, encodings)
+    by_node = {constant.node: weight for constant, weight in zip(capture.constants, weights, strict=True)}
+    site_of = {capture.constants[sites.source[site.id][0]].node: site.id for site in sites.sites}
+
+    def pack(use: ConstantUse) -> Tensor:
+        assert use.encoding is not None
+        return kernel(MENU, use.encoding.family).pack(provider(site_of[use.node], use.encoding))
+
+    program, block = finish(draft, by_node, _names(capture), pack)
+    return Assembled(program, block)
+
+
+def _names(capture: Capture) -> dict[str, str]:
+    return {constant.node: constant.name for constant in capture.constants}
+
+
+@functools.cache
+def _say_no_compiler() -> None:
+    log.warning("no C++ compiler was found: AdaFlex runs reference bodies, slowly; install g++ or set ADAFLEX_CXX")
+
+
+def kernels(program: Program, here: Machine) -> Kernels:
+    """The program's kernels: generated and built here, or the evaluator where there is no compiler (said once)."""
+    if compiler() is None:
+        from adaflex.codegen.evaluate import Evaluator
+
+        if not _said_no_compiler:
+            log.warning(
+                "no C++ compiler was found: AdaFlex runs reference bodies, slowly; install g++ or set ADAFLEX_CXX"
+            )
+            _said_no_compiler = True
+        return Evaluator(program)
+    library = build(render(program), includes=[include_folder()], flags=ISA_FLAGS[here.isa], name="plan")
+    return NativeKernels(library, here.threads)
+
+
+def executor(assembled: Assembled, here: Machine, max_concurrency: int = 1) -> Executor:
+    """A program ready to be called."""
+    return Executor(
+        assembled.program,
+        assembled.weights,
+        kernels(assembled.program, here),
+        threads=here.threads,
+        max_concurrency=max_concurrency,
+    )

@@ -1,0 +1,175 @@
+"""What each encoding of a linear costs in time on this machine, at the rows the model will see.
+
+In: (encoding, K, N, rows) for every distinct linear. Out: nanoseconds and spread for each.
+
+All kernels are built into one unit and run in turn, so that each finds its weights where the model would: pushed out of
+the core's own caches by the others, not hot from the run before. The conversion of the activations is part of the
+price. A round that another process disturbed is seen by a probe of fixed work and left out.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from adaflex.assembly import Assembled, kernels
+from adaflex.codegen.draft import form_row_bytes
+from adaflex.codegen.kernels.family import kernel
+from adaflex.codegen.kernels.menu import MENU
+from adaflex.passes.menu import Machine
+from adaflex.runtime.execute import Executor
+from adaflex.runtime.program import Constant, GemmStep, Loop, Part, Phase, Program, RowStep, Segment, Slot, Step
+from adaflex.runtime.region import Load, Op, Region, Store
+from adaflex.solver.table import Encoding
+
+ROUNDS = 9
+DISTURBED = 1.3  # a round whose probe took this many times the best probe's time is left out
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One kernel to price: a linear [rows, K] x [N, K] in an encoding."""
+
+    encoding: Encoding
+    k: int
+    n: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Price:
+    """Median nanoseconds of one call, and the relative spread between its quartiles."""
+
+    time_ns: int
+    spread: float
+
+
+def price(
+    specs: Sequence[Spec], here: Machine, progress: Callable[[int, int], None] | None = None
+) -> dict[Spec, Price]:
+    """Price every spec; ``progress(done, total)`` is called after each round."""
+    if not specs:
+        return {}
+    assembled = _bench(specs)
+    executor = Executor(assembled.program, assembled.weights, kernels(assembled.program, here), threads=here.threads)
+    inputs = [torch.randn(*_input_shape(assembled.program, slot)) for slot in assembled.program.inputs]
+    samples: list[list[int]] = [[] for _ in specs]
+    probes: list[int] = []
+    for round_number in range(ROUNDS + 1):
+        times, probe = executor.time_segments(inputs), _probe()
+        if round_number:  # the first round loads pages and code
+            probes.append(probe)
+            for place, taken in enumerate(times):
+                samples[place].append(taken)
+        if progress is not None:
+            progress(round_number, ROUNDS)
+    calm = [k for k, probe in enumerate(probes) if probe <= DISTURBED * min(probes)]
+    return {spec: _summary([samples[place][k] for k in calm]) for place, spec in enumerate(specs)}
+
+
+def _summary(samples: Sequence[int]) -> Price:
+    middle = statistics.median(samples)
+    ordered = sorted(samples)
+    low, high = ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
+    return Price(int(middle), (high - low) / middle if middle else 0.0)
+
+
+def _probe() -> int:
+    """Nanoseconds of fixed scalar work: longer when somebody else has the core."""
+    start = time.perf_counter_ns()
+    total = 0
+    for number in range(20_000):
+        total += number
+    return time.perf_counter_ns() - start
+
+
+def _input_shape(program: Program, slot: int) -> tuple[int, ...]:
+    shape = program.slots[slot].shape
+    return tuple(int(size) for size in shape if isinstance(size, int))
+
+
+def _bench(specs: Sequence[Spec]) -> Assembled:
+    """One program: an input for each (rows, K), and for each spec a segment that converts and multiplies."""
+    build = _Bench()
+    for spec in specs:
+        build.add(spec)
+    return build.finish()
+
+
+class _Bench:
+    def __init__(self) -> None:
+        self.slots: list[Slot] = []
+        self.steps: list[Step] = []
+        self.schedule: list[Segment | int] = []
+        self.inputs: dict[tuple[int, int], int] = {}
+        self.constants: list[Constant] = []
+        self.blocks: list[torch.Tensor] = []
+        self.offset = 0
+
+    def slot(self, slot: Slot) -> int:
+        self.slots.append(slot)
+        return len(self.slots) - 1
+
+    def add(self, spec: Spec) -> None:
+        """The segment of one spec."""
+        source = self._input(spec)
+        family = kernel(MENU, spec.encoding.family)
+        form = family.form(spec.encoding)
+        weight = self._weight(spec)
+        steps, a = [], source
+        if form != "f32":
+            a = self.slot(Slot("local", form, spec.rows, spec.k, form_row_bytes(form, spec.k, 4), window="block"))
+            load = Load(source, (spec.k,), 1)
+            region = Region((spec.rows,), spec.k, (load,), (Op("load", (0,)),), (Store(0, a),))
+            steps.append(self._step(RowStep(region)))
+        out = self.slot(Slot("local", "bf16", spec.rows, spec.n, spec.n * 2, (spec.rows, spec.n), window="group"))
+        call = family.call(spec.encoding, spec.k, spec.n)
+        parts = tuple(Part(name, offset) for name, offset in call.parts)
+        epilogue = Region((spec.rows,), spec.n, (), (Op("acc"),), (Store(0, out),))
+        gemm = GemmStep(a, weight, call.header, call.function, parts, spec.k, spec.n, epilogue)
+        steps.append(self._step(gemm))
+        self.schedule.append(Segment(1, (Phase((Loop(tuple(steps), spec.rows, 64),)),)))
+
+    def _step(self, step: Step) -> int:
+        self.steps.append(step)
+        return len(self.steps) - 1
+
+    def _input(self, spec: Spec) -> int:
+        key = (spec.rows, spec.k)
+        if key not in self.inputs:
+            self.inputs[key] = self.slot(Slot("input", "f32", spec.rows, spec.k, spec.k * 4, key))
+        return self.inputs[key]
+
+    def _weight(self, spec: Spec) -> int:
+        family = kernel(MENU, spec.encoding.family)
+        values = torch.randn(spec.n, spec.k, generator=torch.Generator().manual_seed(0))
+        block = family.pack(family.encode(values, spec.encoding, None)).reshape(-1)
+        size = block.numel()
+        self.constants.append(Constant("", self.offset, size, spec.encoding.label(), (spec.n, spec.k)))
+        self.blocks.append(block)
+        self.blocks.append(block.new_zeros(-size % 64))
+        self.offset += size + (-size % 64)
+        return self.slot(Slot("constant", "u8", 1, size, size, constant=len(self.constants) - 1))
+
+    def finish(self) -> Assembled:
+        """The program and its bytes."""
+        program = Program(
+            symbols=(),
+            sources=(),
+            inputs=tuple(self.inputs.values()),
+            input_names=tuple(f"x{place}" for place in range(len(self.inputs))),
+            outputs=(),
+            slots=tuple(self.slots),
+            constants=tuple(self.constants),
+            steps=tuple(self.steps),
+            schedule=tuple(self.schedule),
+        )
+        joined = torch.cat([*self.blocks, torch.zeros(64, dtype=torch.uint8)])
+        block = torch.zeros(joined.numel() + 64, dtype=torch.uint8)
+        skip = -block.data_ptr() % 64
+        block[skip : skip + joined.numel()] = joined
+        return Assembled(program, block[skip : skip + joined.numel()])
