@@ -63,7 +63,7 @@ def assemble(traced: Traced) -> tuple[Capture, tuple[Tensor, ...]]:
     sources = [name for name in used if traced.arguments[name].role == "source"]
     literals = [name for name in used if traced.arguments[name].role == "literal"]
     prologue = _prologue(traced.graph, constants, sources + literals)
-    describe = _Describer(traced, {})
+    describe = _Describer(traced, {traced.arguments[node.name].name for node in constants if is_constant(node)})
     names = _symbol_names(inputs)
     outputs, mutations = _outputs(graph, traced, len(constants), names)
     capture = Capture(
@@ -167,7 +167,9 @@ class _Describer:
     """Numbers storages, and gives each constant a name of its own."""
 
     traced: Traced
-    storages: dict[Any, int]
+    taken: set[str]  # names of constants that are read as they are
+    storages: dict[Any, int] = field(default_factory=dict)
+    folded: int = 0
 
     def source(self, name: str, node: str) -> Constant:
         """A tensor as the model holds it."""
@@ -185,13 +187,21 @@ class _Describer:
         value = old.meta["val"]
         like = [each for each in made_of if each.is_parameter and each.shape == tuple(value.shape)]
         main = like[0] if len(like) == 1 or (like and old.meta["val"].dim() > 1) else None
-        name = main.name if main else f"folded:{old.name}"
+        name = self._name(main)
         viewed = root(old)
         storage = self.source(viewed.name, viewed.name).storage if is_constant(viewed) else self._new_storage(old)
         derived = tuple(each.name for each in made_of) or (name,)
-        names = main.aliases if main else (name,)
+        names = main.aliases if main and main.name == name else (name,)
         shape = tuple(value.shape)
         return Constant(new.name, name, names, storage, bytes_of(old), value.dtype, shape, bool(main), derived)
+
+    def _name(self, main: Constant | None) -> str:
+        """The weight's name while it is free, else a number."""
+        if main is not None and main.name not in self.taken:
+            self.taken.add(main.name)
+            return main.name
+        self.folded += 1
+        return f"folded:{self.folded - 1}"
 
     def _new_storage(self, node: fx.Node) -> int:
         return self.storages.setdefault(node, len(self.storages))
@@ -320,7 +330,8 @@ def _origin(node: fx.Node) -> Origin:
     stack = node.meta.get("nn_module_stack") or {}
     path = str(next(reversed(stack.values()))[0]) if stack else ""
     trace = (node.meta.get("stack_trace") or "").strip().splitlines()
-    line = trace[-1].strip() if trace else ""
+    lines = [each.strip() for each in trace if each.strip().strip("^~")]
+    line = lines[-1] if lines else ""
     return Origin(tidy(path), line)
 
 

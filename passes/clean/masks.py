@@ -80,8 +80,8 @@ def attention_masks(graph: fx.Graph) -> int:
         if always_true(mask):
             node.update_arg(3, None)
             count += 1
-        elif is_op(mask, aten.expand.default) and len(shape_of(mask.args[0])) == len(shape_of(mask)):  # type: ignore[union-attr]
-            node.update_arg(3, mask.args[0])  # type: ignore[union-attr]
+        elif is_op(mask, aten.expand.default) and len(shape_of(mask.args[0])) == len(shape_of(mask)):
+            node.update_arg(3, mask.args[0])
             count += 1
     return count
 
