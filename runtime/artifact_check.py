@@ -1,0 +1,274 @@
+"""Checks that a program read from a file refers only to what exists and calls only what may be called.
+
+In: a ``Program`` of the right schema, the bytes of its constants, the kernel library's headers. Out: nothing, or
+``ArtifactError`` naming the first fault. Whether reads stay inside their slots depends on sizes: see runtime/bounds.py.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator
+
+from adaflex.errors import ArtifactError
+from adaflex.runtime.layout import touched
+from adaflex.runtime.library import resolve
+from adaflex.runtime.program import (
+    ITEM_BYTES,
+    Argument,
+    AttentionStep,
+    GemmStep,
+    LibraryStep,
+    Operand,
+    Program,
+    RowStep,
+    Segment,
+    Step,
+)
+from adaflex.runtime.region import BINARY, FOLD, REDUCE, TERNARY, UNARY, Region, Size
+
+ALIGNMENT = 64
+FUNCTION = re.compile(r"[a-z0-9_]+(<[0-9, a-z]+>)?")
+HEADER = re.compile(r"[a-z0-9_]+\.h")
+SYMBOL = re.compile(r"[a-z][a-z0-9_]{0,30}")
+FORM = re.compile(r"(u8t|u8g(32|64|128)|bf16)(-h(64|128))?")
+TIERS = ("memory", "disk", "host", "device")
+ARITY = {
+    **dict.fromkeys((*UNARY, *REDUCE, *FOLD, "load"), 1),
+    **dict.fromkeys(BINARY, 2),
+    **dict.fromkeys(TERNARY, 3),
+    **dict.fromkeys(("const", "acc", "column", "width", "depth"), 0),
+}
+
+
+def check_program(program: Program, weight_bytes: int, headers: Collection[str]) -> None:
+    """Raise ``ArtifactError`` where the program is not sound; ``headers`` are the kernel library's file names."""
+    _check_tables(program)
+    _check_constants(program, weight_bytes)
+    for number in range(len(program.slots)):
+        _check_slot(program, number)
+    for number, step in enumerate(program.steps):
+        where = f"step {number}"
+        for slot in touched(step):
+            _in_range(slot, len(program.slots), f"a slot of {where}")
+        _check_written(program, step, where)
+        if isinstance(step, RowStep):
+            _check_region(step.region, where, template=False)
+        elif isinstance(step, GemmStep):
+            _check_gemm(program, step, where, headers)
+        elif isinstance(step, AttentionStep):
+            _check_attention(step, where)
+        else:
+            _check_library(step, where)
+    _check_schedule(program)
+    for name in _symbols_used(program):
+        if name not in program.symbols:
+            raise ArtifactError(
+                f"the program uses the size '{name:.40}', which it does not declare; the file is damaged"
+            )
+
+
+def _fail(text: str) -> ArtifactError:
+    return ArtifactError(f"{text}; the file is damaged or was not made by AdaFlex")
+
+
+def _in_range(value: int, end: int, what: str, low: int = 0) -> None:
+    if not low <= value < end:
+        raise _fail(f"{what} is number {value} of {end}")
+
+
+def _check_tables(program: Program) -> None:
+    count = len(program.symbols)
+    if len(set(program.symbols)) != count or not all(SYMBOL.fullmatch(name) for name in program.symbols):
+        raise _fail("the names of the program's sizes are malformed")
+    if len(program.sources) != count or any(len(t) not in (0, count) for t in (program.ranges, program.hints)):
+        raise _fail("sources, ranges and hints do not have one entry per size")
+    if len(program.input_names) != len(program.inputs):
+        raise _fail("inputs and their names differ in number")
+    for index, axis in program.sources:
+        _in_range(index, len(program.inputs), "the input that gives a size", -1)
+        slot = program.inputs[index] if index >= 0 else -1
+        if axis >= 0 and (slot < 0 or axis >= len(program.slots[slot].shape)):
+            raise _fail(f"a size is read from axis {axis} of input {index}, which has no such axis")
+    for slot in (*(slot for slot in program.inputs if slot >= 0), *program.outputs):
+        _in_range(slot, len(program.slots), "a slot of inputs or outputs")
+    if any(program.slots[slot].kind != "input" for slot in program.inputs if slot >= 0):
+        raise _fail("an input is not stored in an input slot")
+    if any(program.slots[slot].kind not in ("output", "value") for slot in program.outputs):
+        raise _fail("an output is stored where the caller cannot get it")
+
+
+def _check_constants(program: Program, weight_bytes: int) -> None:
+    end = 0
+    for number, constant in sorted(enumerate(program.constants), key=lambda item: item[1].offset):
+        where = f"constant {number}"
+        if constant.offset % ALIGNMENT or constant.offset < end:
+            raise _fail(f"{where} at byte {constant.offset} is not aligned to {ALIGNMENT} or overlaps another")
+        end = constant.offset + constant.size_bytes
+        if end > weight_bytes:
+            raise _fail(f"{where} ends at byte {end} of {weight_bytes}")
+        plain = ITEM_BYTES.get(constant.form)
+        if plain is not None and plain * math.prod(constant.shape) != constant.size_bytes:
+            raise _fail(
+                f"{where} of {constant.size_bytes} bytes is said to hold {constant.form} {list(constant.shape)}"
+            )
+        if constant.tier not in TIERS:
+            raise _fail(f"{where} lies on the unknown tier '{constant.tier:.20}'")
+
+
+def _check_slot(program: Program, number: int) -> None:
+    slot, where = program.slots[number], f"slot {number}"
+    if slot.form not in ITEM_BYTES and not FORM.fullmatch(slot.form):
+        raise _fail(f"{where} has the unknown form '{slot.form:.40}'")
+    if (slot.kind == "constant") != (slot.constant >= 0):
+        raise _fail(f"{where} of kind '{slot.kind}' names constant {slot.constant}")
+    if slot.kind in ("input", "output", "value") and slot.form not in ITEM_BYTES:
+        raise _fail(f"{where} holds a tensor in the form '{slot.form}', which is none of a tensor")
+    if slot.kind != "constant":
+        return
+    _in_range(slot.constant, len(program.constants), f"the constant of {where}")
+    held = program.constants[slot.constant].size_bytes
+    sizes = (slot.rows, slot.columns, slot.row_bytes)
+    if not all(isinstance(size, int) for size in (*sizes, *slot.shape)):
+        raise _fail(f"{where} holds a constant but has no fixed size")
+    rows, _, row_bytes = (int(size) for size in sizes if isinstance(size, int))
+    item = ITEM_BYTES.get(slot.form, 1)
+    if rows * row_bytes > held or (slot.shape and math.prod(map(int, slot.shape)) * item > held):  # type: ignore[arg-type]
+        raise _fail(f"{where} reaches beyond the {held} bytes of constant {slot.constant}")
+
+
+def _check_written(program: Program, step: Step, where: str) -> None:
+    """Native steps write to memory of our own and outputs; library steps return tensors; nobody writes the rest."""
+    if isinstance(step, LibraryStep):
+        slots, kinds = tuple(slot for slot in step.outputs if slot >= 0), ["value"]
+    elif isinstance(step, AttentionStep):
+        slots, kinds = (step.out.slot,), ["local", "output"]
+    else:
+        slots, kinds = tuple(store.slot for store in step.region.stores), ["local", "output"]
+    for slot in slots:
+        if program.slots[slot].kind not in kinds:
+            raise _fail(f"{where} writes to slot {slot}, which is of kind '{program.slots[slot].kind}'")
+
+
+def _check_region(region: Region, where: str, template: bool) -> None:
+    folds = [op for op in region.ops if op.name in FOLD]
+    for number, op in enumerate(region.ops):
+        if len(op.args) != ARITY[op.name]:
+            raise _fail(f"op {number} ('{op.name}') of {where} has {len(op.args)} operands")
+        end = len(region.loads) if op.name == "load" else number
+        for argument in op.args:
+            _in_range(argument, end, f"an operand of op {number} of {where}")
+    names = {op.name for op in region.ops}
+    if template != ("acc" in names) or (template and names & {*REDUCE, *FOLD}):
+        raise _fail(f"the region of {where} uses or lacks the result of a product, or reduces it")
+    if region.inner != 1 and (not folds or names & {*REDUCE}):
+        raise _fail(f"the region of {where} has an inner axis that nothing folds")
+    if not region.dims or not region.stores:
+        raise _fail(f"the region of {where} has no rows or stores nothing")
+    for load in region.loads:
+        _in_range(load.gather, len(region.loads), f"a gather of {where}", -1)
+        if len(load.strides) != len(region.dims):
+            raise _fail(f"a load of {where} has {len(load.strides)} strides over {len(region.dims)} axes")
+        if load.gather >= 0 and region.loads[load.gather].gather >= 0:
+            raise _fail(f"a load of {where} picks its rows by a load that picks its rows")
+    for store in region.stores:
+        _in_range(store.value, len(region.ops), f"a store of {where}")
+
+
+def _check_gemm(program: Program, step: GemmStep, where: str, headers: Collection[str]) -> None:
+    if not FUNCTION.fullmatch(step.function):
+        raise _fail(f"{where} calls '{step.function:.60}', which is no name of a kernel")
+    if not HEADER.fullmatch(step.header) or step.header not in headers:
+        raise ArtifactError(f"{where} needs the kernel file '{step.header:.60}', which this AdaFlex lacks; update it")
+    slot = program.slots[step.weight]
+    if slot.kind != "constant":
+        raise _fail(f"the weight of {where} is no constant")
+    held = program.constants[slot.constant].size_bytes
+    for part in step.parts:
+        if part.offset % ALIGNMENT or part.offset >= held:
+            raise _fail(f"part '{part.name:.20}' of {where} begins at byte {part.offset} of {held}, or is not aligned")
+    _check_region(step.region, where, template=True)
+
+
+def _check_attention(step: AttentionStep, where: str) -> None:
+    given = [step.q, step.k, step.v, step.out, *([step.mask] if step.mask is not None else [])]
+    if any(len(operand.strides) != 4 for operand in given):
+        raise _fail(f"an operand of {where} does not have four axes")
+
+
+def _check_library(step: LibraryStep, where: str) -> None:
+    resolve(step.op)
+    for argument in arguments(step):
+        needs_slot = argument.kind == "slot"
+        if needs_slot != (argument.slot >= 0):
+            raise _fail(f"an argument of {where} of kind '{argument.kind}' names slot {argument.slot}")
+        if argument.view is not None and len(argument.view.strides) != len(argument.shape):
+            raise _fail(f"a view of {where} does not have one stride per size")
+
+
+def arguments(step: LibraryStep) -> Iterator[Argument]:
+    """All arguments of a library step, those inside lists included."""
+    stack = [*step.args, *(value for _, value in step.kwargs)]
+    while stack:
+        argument = stack.pop()
+        stack.extend(argument.items)
+        yield argument
+
+
+def _check_schedule(program: Program) -> None:
+    seen: list[int] = []
+    for place, entry in enumerate(program.schedule):
+        library = isinstance(entry, int)
+        steps = [entry] if isinstance(entry, int) else [s for p in entry.phases for l in p.loops for s in l.steps]
+        for step in steps:
+            _in_range(step, len(program.steps), f"a step of schedule entry {place}")
+            if isinstance(program.steps[step], LibraryStep) != library:
+                raise _fail(f"schedule entry {place} runs step {step} in the wrong way")
+        if isinstance(entry, Segment) and not steps:
+            raise _fail(f"schedule entry {place} runs nothing")
+        seen += steps
+    if sorted(seen) != list(range(len(program.steps))):
+        raise _fail("the schedule does not run every step exactly once")
+
+
+def _symbols_used(program: Program) -> set[str]:
+    found: set[str] = set()
+    for size in _sizes(program):
+        stack: list[Size] = [size]
+        while stack:
+            top = stack.pop()
+            if isinstance(top, str):
+                found.add(top)
+            elif isinstance(top, tuple):
+                stack.extend(top[1:])
+    return found
+
+
+def _sizes(program: Program) -> Iterator[Size]:
+    for slot in program.slots:
+        yield from (slot.rows, slot.columns, slot.row_bytes, *slot.shape)
+    for step in program.steps:
+        if isinstance(step, RowStep | GemmStep):
+            yield from _region_sizes(step.region)
+        elif isinstance(step, AttentionStep):
+            yield from (step.batch, step.heads, step.kv_heads, step.queries, step.keys)
+            for operand in (step.q, step.k, step.v, step.out, step.mask):
+                yield from _operand_sizes(operand)
+        else:
+            for argument in arguments(step):
+                yield from (argument.size, *argument.shape, *_operand_sizes(argument.view))
+    for entry in program.schedule:
+        if isinstance(entry, Segment):
+            yield entry.groups
+            yield from (loop.rows for phase in entry.phases for loop in phase.loops)
+
+
+def _operand_sizes(operand: Operand | None) -> Iterator[Size]:
+    if operand is not None:
+        yield from (*operand.strides, operand.offset)
+
+
+def _region_sizes(region: Region) -> Iterator[Size]:
+    yield from (*region.dims, region.columns, region.inner)
+    for load in region.loads:
+        yield from (*load.strides, load.column, load.offset, load.inner, load.pitch)

@@ -1,0 +1,370 @@
+"""Programs as plain data for JSON, and back: an explicit table of the types that may occur, checked while reading.
+
+In: a ``Program``. Out: dicts, lists, strings, numbers that ``json`` writes, from which the same program is read again.
+
+Fields at their defaults are left out. Floats that JSON has no word for are the strings "nan", "inf" and "-inf".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, cast
+
+from adaflex.errors import ArtifactError
+from adaflex.runtime.program import (
+    ITEM_BYTES,
+    Argument,
+    AttentionStep,
+    Constant,
+    GemmStep,
+    LibraryStep,
+    Loop,
+    Operand,
+    Part,
+    Phase,
+    Program,
+    RowStep,
+    Segment,
+    Slot,
+)
+from adaflex.runtime.region import BINARY, FOLD, LEAVES, OPERATORS, REDUCE, TERNARY, UNARY, Load, Op, Region, Store
+
+Read = Callable[[Any, str], Any]
+
+INT64 = (-(2**63), 2**63 - 1)
+MOST_ITEMS = 1 << 20  # of any one list
+MOST_TEXT = 1 << 16  # characters of any one string
+MOST_NESTING = 48  # of a size, or of an argument's lists
+NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+KINDS = ("input", "output", "constant", "local", "value")
+WINDOWS = ("full", "group", "block")
+ARGUMENTS = "slot int float bool str none size dtype list layout device memory_format".split()
+OPS = frozenset((*UNARY, *BINARY, *TERNARY, *REDUCE, *FOLD, *LEAVES))
+
+
+def to_plain(program: Program) -> dict[str, Any]:
+    """The program as plain data. Equal programs give equal data."""
+    return cast(dict[str, Any], _plain(program))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        made = {"step": _STEP_NAMES[type(value)]} if type(value) in _STEP_NAMES else {}
+        for entry in fields(value):
+            given = getattr(value, entry.name)
+            if not _same_as_default(given, entry.default):
+                made[entry.name] = _plain(given)
+        return made
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if value != value else "inf" if value > 0 else "-inf"
+    return value
+
+
+def _same_as_default(given: Any, default: Any) -> bool:
+    if isinstance(given, float):  # -0.0 == 0.0, but they are not the same
+        return repr(given) == repr(default)
+    return type(given) is type(default) and bool(given == default)
+
+
+# ---- readers: (plain value, where it stands) -> value, or ArtifactError ----
+def fault(where: str, value: Any, wanted: str) -> ArtifactError:
+    """The error of a value that is not what the schema asks for."""
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return ArtifactError(
+        f"{where} is {shown}; the format asks for {wanted}, so the file is damaged or was not made here"
+    )
+
+
+def integer(low: int = INT64[0], high: int = INT64[1]) -> Read:
+    """Reads an int between two bounds, both included."""
+
+    def read(value: Any, where: str) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise fault(where, value, f"a whole number from {low} to {high}")
+        return value
+
+    return read
+
+
+def one_of(words: Any) -> Read:
+    """Reads one of a few words."""
+
+    def read(value: Any, where: str) -> str:
+        if type(value) is not str or value not in words:
+            raise fault(where, value, f"one of {', '.join(sorted(words))}")
+        return value
+
+    return read
+
+
+def text(value: Any, where: str) -> str:
+    """Reads a string."""
+    if type(value) is not str or len(value) > MOST_TEXT:
+        raise fault(where, value, f"text of at most {MOST_TEXT} characters")
+    return value
+
+
+def number(value: Any, where: str) -> float:
+    """Reads a float."""
+    if type(value) is str and value in NOT_FINITE:
+        return NOT_FINITE[value]
+    if type(value) is not float or not math.isfinite(value):
+        raise fault(where, value, "a number with a decimal point, or nan, inf or -inf as text")
+    return value
+
+
+def flag(value: Any, where: str) -> bool:
+    """Reads true or false."""
+    if type(value) is not bool:
+        raise fault(where, value, "true or false")
+    return value
+
+
+def size(value: Any, where: str, depth: int = 0) -> Any:
+    """Reads a size: an int, a symbol, or an operator with at least two operands."""
+    if type(value) is int and INT64[0] <= value <= INT64[1]:
+        return value
+    if type(value) is str and value.isidentifier() and len(value) < 64:
+        return value
+    if type(value) is not list or len(value) < 3 or depth > MOST_NESTING:
+        raise fault(where, value, "a size: a whole number, a symbol, or [operator, size, size, ...]")
+    if type(value[0]) is not str or value[0] not in OPERATORS:
+        raise fault(where, value[0], f"one of the operators {' '.join(OPERATORS)}")
+    parts = tuple(size(part, where, depth + 1) for part in value[1:])
+    if value[0] in ("//", "%", "cdiv") and any(type(part) is int and part <= 0 for part in parts[1:]):
+        raise fault(where, value, "a divisor above zero")
+    return (value[0], *parts)
+
+
+def count(value: Any, where: str) -> Any:
+    """Reads a size that, where it is a number, is not negative."""
+    read = size(value, where)
+    if type(read) is int and read < 0:
+        raise fault(where, value, "a size that is not negative")
+    return read
+
+
+def many(read: Read, most: int = MOST_ITEMS) -> Read:
+    """Reads a list into a tuple."""
+
+    def read_all(value: Any, where: str) -> tuple[Any, ...]:
+        if type(value) is not list or len(value) > most:
+            raise fault(where, value, f"a list of at most {most} entries")
+        return tuple(read(item, f"{where}[{place}]") for place, item in enumerate(value))
+
+    return read_all
+
+
+def pair(first: Read, second: Read) -> Read:
+    """Reads a list of exactly two."""
+
+    def read(value: Any, where: str) -> tuple[Any, Any]:
+        if type(value) is not list or len(value) != 2:
+            raise fault(where, value, "a list of two entries")
+        return first(value[0], where + "[0]"), second(value[1], where + "[1]")
+
+    return read
+
+
+def optional(read: Read) -> Read:
+    """Reads null, or what ``read`` reads."""
+    return lambda value, where: None if value is None else read(value, where)
+
+
+def record(kind: Any, readers: Mapping[str, Read]) -> Read:
+    """Reads an object into the dataclass ``kind``: no unknown keys, none missing that has no default."""
+    wanted = {entry.name: entry.default is MISSING for entry in fields(kind)}
+    assert wanted.keys() == readers.keys(), f"the table of {kind.__name__} is out of date"
+
+    def read(value: Any, where: str) -> Any:
+        if type(value) is not dict:
+            raise fault(where, value, "an object")
+        for key in value:
+            if key not in readers:
+                raise ArtifactError(f"{where} has the unknown key {key!r:.60}; a newer AdaFlex may know it: update it")
+        for name, needed in wanted.items():
+            if needed and name not in value:
+                raise ArtifactError(f"{where} lacks the key '{name}'; the file is damaged or was not made here")
+        return kind(**{name: readers[name](given, f"{where}.{name}") for name, given in value.items()})
+
+    return read
+
+
+# ---- the table ----
+_slot = integer(0, 4095)
+_slot_or_none = integer(-1, 4095)
+_index = integer(0, MOST_ITEMS)
+_form = text
+
+LOAD = record(
+    Load,
+    {
+        "slot": _slot,
+        "strides": many(size, 32),
+        "column": size,
+        "offset": size,
+        "inner": size,
+        "gather": integer(-1, MOST_ITEMS),
+        "pitch": size,
+        "form": one_of(("", *ITEM_BYTES)),
+    },
+)
+OP = record(Op, {"name": one_of(OPS), "args": many(_index, 8), "value": number})
+STORE = record(Store, {"value": _index, "slot": _slot})
+REGION = record(
+    Region,
+    {
+        "dims": many(count, 32),
+        "columns": count,
+        "loads": many(LOAD),
+        "ops": many(OP),
+        "stores": many(STORE),
+        "inner": count,
+    },
+)
+SLOT = record(
+    Slot,
+    {
+        "kind": one_of(KINDS),
+        "form": _form,
+        "rows": count,
+        "columns": count,
+        "row_bytes": count,
+        "shape": many(count, 32),
+        "window": one_of(WINDOWS),
+        "constant": integer(-1, MOST_ITEMS),
+        "scalar": flag,
+    },
+)
+CONSTANT = record(
+    Constant,
+    {
+        "name": text,
+        "offset": integer(0),
+        "size_bytes": integer(0),
+        "form": text,
+        "shape": many(integer(0), 32),
+        "tier": text,
+        "digest": text,
+    },
+)
+PART = record(Part, {"name": text, "offset": integer(0)})
+OPERAND = record(Operand, {"slot": _slot, "strides": many(size, 32), "offset": size})
+ROW_STEP = record(RowStep, {"region": REGION, "label": text})
+GEMM_STEP = record(
+    GemmStep,
+    {
+        "a": _slot,
+        "weight": _slot,
+        "header": text,
+        "function": text,
+        "parts": many(PART, 16),
+        "k": integer(1),
+        "n": integer(1),
+        "region": REGION,
+        "label": text,
+    },
+)
+ATTENTION_STEP = record(
+    AttentionStep,
+    {
+        **dict.fromkeys(("q", "k", "v", "out"), OPERAND),
+        **dict.fromkeys(("batch", "heads", "kv_heads", "queries", "keys"), count),
+        **dict.fromkeys(("causal", "bf16"), flag),
+        "mask": optional(OPERAND),
+        "width": integer(1, 1 << 20),
+        "scale": number,
+        "label": text,
+    },
+)
+
+
+def argument(value: Any, where: str, depth: int = 0) -> Argument:
+    """Reads an argument of a library op; lists nest."""
+    if depth > MOST_NESTING:
+        raise fault(where, value, f"lists nested at most {MOST_NESTING} deep")
+    items = many(lambda item, place: argument(item, place, depth + 1))
+    readers = {**_ARGUMENT, "items": items}
+    return cast(Argument, record(Argument, readers)(value, where))
+
+
+_ARGUMENT: dict[str, Read] = {
+    "kind": one_of(ARGUMENTS),
+    "slot": _slot_or_none,
+    "number": number,
+    "size": size,
+    "text": text,
+    "view": optional(OPERAND),
+    "shape": many(count, 32),
+}
+LIBRARY_STEP = record(
+    LibraryStep,
+    {
+        "op": text,
+        "args": many(argument, 64),
+        "kwargs": many(pair(text, argument), 64),
+        "outputs": many(_slot_or_none, 64),
+        "label": text,
+    },
+)
+_STEPS: dict[str, tuple[type, Read]] = {
+    "rows": (RowStep, ROW_STEP),
+    "gemm": (GemmStep, GEMM_STEP),
+    "attention": (AttentionStep, ATTENTION_STEP),
+    "library": (LibraryStep, LIBRARY_STEP),
+}
+_STEP_NAMES = {kind: name for name, (kind, _) in _STEPS.items()}
+
+
+def step(value: Any, where: str) -> Any:
+    """Reads a step, told apart by its key "step"."""
+    name = value.get("step") if type(value) is dict else None
+    if type(name) is not str or name not in _STEPS:
+        raise fault(f"{where}.step", name, f"one of {', '.join(_STEPS)}")
+    return _STEPS[name][1]({key: given for key, given in value.items() if key != "step"}, where)
+
+
+LOOP = record(Loop, {"steps": many(_index), "rows": count, "block": integer(0, 1 << 30)})
+PHASE = record(Phase, {"loops": many(LOOP)})
+SEGMENT = record(Segment, {"groups": count, "phases": many(PHASE)})
+
+
+def entry(value: Any, where: str) -> Any:
+    """Reads an entry of the schedule: a segment, or the number of a library step."""
+    return SEGMENT(value, where) if type(value) is dict else _index(value, where)
+
+
+PROGRAM = record(
+    Program,
+    {
+        "symbols": many(text, 4096),
+        "sources": many(pair(integer(-1, 4095), integer(-1, 31)), 4096),
+        "inputs": many(_slot_or_none, 4096),
+        "input_names": many(text, 4096),
+        "outputs": many(_slot, 4096),
+        "slots": many(SLOT, 4096),
+        "constants": many(CONSTANT),
+        "steps": many(step),
+        "schedule": many(entry),
+        "ranges": many(pair(integer(), integer()), 4096),
+        "hints": many(integer(), 4096),
+        "output_spec": text,
+        "notes": many(pair(text, text), 4096),
+    },
+)
+
+
+def from_plain(value: Any) -> Program:
+    """The program that plain data describes. Raises ``ArtifactError`` naming the place that breaks the schema.
+
+    Types, ranges and nesting are checked here; what refers to what is checked by runtime/artifact_check.py.
+    """
+    return cast(Program, PROGRAM(value, "program"))
+
+
+__all__ = ["from_plain", "to_plain"]
