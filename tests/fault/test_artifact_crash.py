@@ -103,10 +103,9 @@ def test_every_system_call_of_a_save_may_fail(tmp_path: Path) -> None:
                 refused += 1
                 assert "Input/output error" in str(problem) and "'" + str(path) + "'" in str(problem)
                 assert path.read_bytes() == before
-            else:
-                assert sample.load(path).has_native
-                path.write_bytes(before)
-        assert sample.load(path).digest
+        if path.read_bytes() != before:
+            assert sample.load(path).has_native
+            path.write_bytes(before)
         if nth.calls < n:
             break
     assert nth.calls < n and refused >= 6
