@@ -48,6 +48,7 @@ class Traced:
     name: str = "graph"
     out_spec: Any = None
     order: list[str] = field(default_factory=list)  # placeholders that are inputs, in the order of a call
+    ranges: Mapping[str, Any] = field(default_factory=dict)  # symbol -> range, where the door knows better
 
 
 def assemble(traced: Traced) -> tuple[Capture, tuple[Tensor, ...]]:
@@ -71,7 +72,7 @@ def assemble(traced: Traced) -> tuple[Capture, tuple[Tensor, ...]]:
         constants=tuple(describe.constant(old, new) for old, new in constants.items()),
         inputs=tuple(_input(traced, old, new, names) for old, new in inputs.items()),
         outputs=outputs,
-        symbols=_symbols(list(inputs.values()), names),
+        symbols=_symbols(list(inputs.values()), names, traced.ranges),
         mutations=mutations,
         sources=tuple(describe.source(name, name) for name in sources),
         prologue=prologue,
@@ -237,21 +238,27 @@ def _symbolic_sizes(node: fx.Node) -> list[Any]:
     return [size for size in sizes if isinstance(size, torch.SymInt)]
 
 
-def _symbols(inputs: Sequence[fx.Node], names: Mapping[str, str]) -> tuple[Symbol, ...]:
+def _symbols(inputs: Sequence[fx.Node], names: Mapping[str, str], ranges: Mapping[str, Any]) -> tuple[Symbol, ...]:
     found: dict[str, Symbol] = {}
     for index, node in enumerate(inputs):
         value = node.meta.get("val")
         sizes = list(enumerate(value.shape)) if isinstance(value, Tensor) else [(None, value)]
         for axis, size in sizes:
             if isinstance(size, torch.SymInt):
-                _note(found, size, (index, axis), names)
+                _note(found, size, (index, axis), names, ranges)
     missing = set(names.values()) - {name for name, each in found.items() if each.source is not None}
     if missing:
         raise CaptureError(f"no input has the plain size {sorted(missing)[0]}: mark the sizes themselves as dynamic")
     return tuple(found[name] for name in names.values())
 
 
-def _note(found: dict[str, Symbol], size: Any, source: tuple[int, int | None], names: Mapping[str, str]) -> None:
+def _note(
+    found: dict[str, Symbol],
+    size: Any,
+    source: tuple[int, int | None],
+    names: Mapping[str, str],
+    ranges: Mapping[str, Any],
+) -> None:
     """Remember a symbol where a size is that symbol alone; tensors are preferred to ints as its source."""
     expression = size.node.expr
     for symbol in expression.free_symbols:
@@ -259,13 +266,13 @@ def _note(found: dict[str, Symbol], size: Any, source: tuple[int, int | None], n
         plain = bool(expression.is_Symbol)
         known = found.get(name)
         if known is None or (plain and (known.source is None or known.source[1] is None)):
-            low, high = _range(size, symbol)
+            low, high = _range(size, symbol, ranges)
             hint = _hint(size, symbol)
             found[name] = Symbol(name, low, high, hint, source if plain else None)
 
 
-def _range(size: Any, symbol: Any) -> tuple[int | None, int | None]:
-    bounds = size.node.shape_env.var_to_range.get(symbol)
+def _range(size: Any, symbol: Any, ranges: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    bounds = ranges.get(str(symbol)) or size.node.shape_env.var_to_range.get(symbol)
     return (None, None) if bounds is None else (_bound(bounds.lower), _bound(bounds.upper))
 
 

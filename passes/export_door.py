@@ -51,7 +51,8 @@ def sources_from_export(
     order = [name for name, each in arguments.items() if each.role == "input"]
     order += [name for name, each in arguments.items() if each.role == "state"]
     spec = program.call_spec.out_spec
-    return assemble(Traced(graph, arguments, mutations, "export", type(model).__name__, spec, order))
+    ranges = {str(symbol): bounds for symbol, bounds in program.range_constraints.items()}
+    return assemble(Traced(graph, arguments, mutations, "export", type(model).__name__, spec, order, ranges))
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> ExportedProgram:

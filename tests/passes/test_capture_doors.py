@@ -88,7 +88,8 @@ def test_export_with_varying_sizes(name: str) -> None:
     other = entry.inputs(3, other_length(entry))
     assert close(capture.run(weights, inputs)[0], model(*inputs))
     assert close(capture.run(weights, other)[0], model(*other))
-    assert [symbol.high for symbol in capture.symbols] == [entry.limits[key][1] for key in sorted(entry.limits)]
+    ranges = [(symbol.low, symbol.high) for symbol in capture.symbols]
+    assert ranges == [entry.limits[key] for key in sorted(entry.limits)]
     check_sizes(capture, weights, other)
 
 
