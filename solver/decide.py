@@ -15,6 +15,7 @@ import numpy as np
 from adaflex.solver.check import Fault, faults, totals
 from adaflex.solver.model import INFINITE, Program, Row, build, exact_stalls
 from adaflex.solver.objective import Wish, scale_of, value_of
+from adaflex.solver.sift import Run, solve_sifted
 from adaflex.solver.solve import Answer, Duals, Live, solver_name
 from adaflex.solver.table import CostTable
 from adaflex.solver.uniform import uniform_choices
@@ -160,8 +161,7 @@ def solve_checked(
     first: Answer | None = None
     for number in range(ROUNDS + 1):
         start = columns_of(table, out.choices) if out.choices else None
-        left = deadline - time.perf_counter()
-        answer = live.solve(time_limit=left, gap=gap, start=start, nodes=bounds.nodes)
+        answer = solve_sifted(live, out.duals, Run(deadline, gap, bounds.nodes), start)
         if first is None:
             first = answer
             if (

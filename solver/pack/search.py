@@ -1,0 +1,386 @@
+"""Packing in earnest: does it fit in a capacity, and what is the least height? With proof, or with both bounds.
+
+In: ``Buffer``s, a capacity or none, limits. Out: a ``Packing``. First the greedy portfolio, then a search restarted
+with varied orders; time components are packed one by one. The question "does it fit" comes first; the least height
+is found by asking it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NICHE, NONE, Core, library
+from adaflex.solver.pack.greedy import keys, packing_of, too_much
+from adaflex.solver.pack.packing import Packing
+from adaflex.solver.pack.problem import Item, Problem, height_of, live_sums, lower_bound, offsets_of, problem
+from adaflex.solver.pack.twin import Twin
+from adaflex.solver.table import Buffer
+
+FIRST_NODES = 2000  # of the shortest restart
+FORGET = 31  # restarts after which the weights of failed sections start anew
+LARGE = 30_000  # items above which only the greedy portfolio runs
+LARGE_PAIRS = 60_000_000
+TWIN_MOST = 250  # items above which Python only packs greedily
+SPREADS = (0.0, 0.3, 1.0)  # of the random factors on an order's keys
+
+
+@dataclass
+class Clock:
+    """Limits of a search: a deadline and, for answers that do not depend on speed, nodes."""
+
+    deadline: float
+    nodes_left: int | None = None
+    used: int = 0
+
+    def over(self) -> bool:
+        """Whether a limit has come."""
+        return time.perf_counter() >= self.deadline or (self.nodes_left is not None and self.used >= self.nodes_left)
+
+    def part(self, share: float) -> Clock:
+        """A clock with a share of what is left."""
+        left = max(0.0, self.deadline - time.perf_counter())
+        nodes = None if self.nodes_left is None else int((self.nodes_left - self.used) * share)
+        return Clock(time.perf_counter() + left * share, nodes)
+
+
+@dataclass
+class Found:
+    """What is known of one part: its best places, and the largest capacity proven too small + 1."""
+
+    places: list[int] | None
+    height: int
+    bound: int
+    methods: list[str] = field(default_factory=list)
+
+
+def pack(
+    buffers: Sequence[Buffer],
+    *,
+    capacity: int | None = None,
+    alignment: int = 1,
+    separate: Sequence[tuple[str, str]] = (),
+    time_limit_s: float = 10.0,
+    node_limit: int | None = None,
+    seed: int = 0,
+    native: bool = True,
+    rules: int = ALL_RULES,
+) -> Packing:
+    """Pack ``buffers`` within ``capacity`` bytes, or as low as possible where it is None.
+
+    With a capacity: ``fits`` (with offsets), ``infeasible`` (proven; ``blame`` names buffers that cannot be
+    together) or ``unknown`` (valid offsets above the capacity, and the bound). Without: ``optimal`` or ``packed``.
+    With ``node_limit`` the answer does not depend on the machine's speed. Steps are half open, offsets in bytes.
+    Raises ``TableError`` for buffers that make no sense.
+    """
+    begin = time.perf_counter()
+    task = problem(buffers, alignment=alignment, separate=separate)
+    clock = Clock(begin + time_limit_s, node_limit)
+    bound = lower_bound(task)
+    if capacity is not None and bound > capacity:
+        names, reason = too_much(task, capacity)
+        seconds = time.perf_counter() - begin
+        return Packing("infeasible", (), 0, bound, capacity, names, reason, 0, seconds, "live bytes")
+    found = solve_task(task, capacity, clock, (seed, native, rules))
+    if found is None:
+        return packing_of(task, None, (bound, capacity), method="pins", seconds=time.perf_counter() - begin)
+    limits = (max(bound, found.bound), capacity)
+    made = packing_of(task, found.places, limits, method=found.methods[-1], seconds=0.0, nodes=clock.used)
+    if capacity is not None and found.bound > capacity:
+        names, reason = blame(task, capacity, clock, (seed, native, rules))
+        made = replace(made, status="infeasible", offsets=(), blame=names, reason=reason)
+    return replace(made, seconds=time.perf_counter() - begin)
+
+
+def solve_task(task: Problem, capacity: int | None, clock: Clock, how: tuple[int, bool, int]) -> Found | None:
+    """Solve every time component; parts that cannot matter for the height are only packed below the others."""
+    whole = Found([0] * len(task.items), 0, 0, ["nothing to pack"])
+    assert whole.places is not None
+    groups = components(task)
+    parts = [(part_of(task, members), members) for members in groups]
+    parts.sort(key=lambda part: -lower_bound(part[0]))
+    for number, (part, members) in enumerate(parts):
+        enough = max(whole.height, lower_bound(part)) if capacity is None else capacity
+        share = clock.part(1.0 / (len(parts) - number)) if number + 1 < len(parts) else clock
+        found = solve_part(part, enough, capacity is None, share, how)
+        clock.used += share.used if share is not clock else 0
+        if found is None or found.places is None:
+            return None
+        for place, member in zip(found.places, members, strict=True):
+            whole.places[member] = place
+        whole.height = max(whole.height, found.height)
+        whole.bound = max(whole.bound, found.bound)
+        whole.methods += found.methods
+        if capacity is not None and found.bound > capacity:
+            break
+    return whole
+
+
+def components(task: Problem) -> list[list[int]]:
+    """Items by time component: between two of them no item is live across. One group where pairs are kept apart."""
+    every = list(range(len(task.items)))
+    if task.apart or not every:
+        return [every] if every else []
+    order = sorted(every, key=lambda i: task.items[i].spans[0][0] if task.items[i].spans else -1)
+    groups: list[list[int]] = [[]]
+    end = -1
+    for i in order:
+        spans = task.items[i].spans
+        if spans and spans[0][0] >= end and groups[-1]:
+            groups.append([])
+        groups[-1].append(i)
+        end = max(end, spans[-1][1] if spans else end)
+    return groups
+
+
+def part_of(task: Problem, members: Sequence[int]) -> Problem:
+    """The problem of some items, with sections cut down to the maximal ones: those no neighbour's live set contains."""
+    items = [task.items[i] for i in members]
+    starts = sorted({a for item in items for a, _ in item.spans})
+    ends = sorted({b for item in items for _, b in item.spans})
+    merged = sorted([(t, 1) for t in starts] + [(t, 0) for t in ends])
+    tops = [t for (t, kind), (_, after) in itertools.pairwise([*merged, (1 << 62, 0)]) if kind == 1 and after == 0]
+
+    def shrink(item: Item) -> Item:
+        spans = []
+        for a, b in item.spans:
+            low, high = bisect.bisect_left(tops, a), bisect.bisect_left(tops, b)
+            if low < high:
+                spans.append((low, high))
+        return replace(item, spans=tuple(spans))
+
+    index = {i: k for k, i in enumerate(members)}
+    apart = tuple((index[a], index[b]) for a, b in task.apart if a in index and b in index)
+    times = (*(task.times[t] for t in tops), task.times[-1] if task.times else 0)
+    return Problem(task.buffers, tuple(shrink(item) for item in items), times, apart)
+
+
+def engine(task: Problem, native: bool) -> Core | Twin:
+    """The C++ core where there is a compiler (and it is wanted), else its twin in Python."""
+    lib = library() if native else None
+    return Core(task, lib) if lib is not None else Twin(task)
+
+
+def solve_part(task: Problem, enough: int, minimise: bool, clock: Clock, how: tuple[int, bool, int]) -> Found | None:
+    """Pack one component to height ``enough``, or as low as it goes where ``minimise``."""
+    seed, native, rules = how
+    core = engine(task, native)
+    found = greedy_portfolio(task, core, enough, clock)
+    if found is None or found.height <= enough:
+        return found
+    if not searchable(task, core):
+        return found
+    rounded, step = round_sizes(task)
+    if step > 1:
+        core = engine(rounded, native)
+    asker = Asker(rounded, core, plain(rounded), seed, rules)
+    if minimise:
+        lower_height(task, asker, found, enough, clock, step)
+    else:
+        question(task, asker, found, enough, (clock, step, how))
+    return found
+
+
+def question(
+    task: Problem, asker: Asker, found: Found, capacity: int, limits: tuple[Clock, int, tuple[int, bool, int]]
+) -> None:
+    """Ask whether ``capacity`` suffices; with sizes rounded up to ``step`` only the outer answers are the truth."""
+    clock, step, (seed, native, rules) = limits
+    if capacity % step == 0:
+        ask(task, asker, found, (capacity, capacity), clock)
+        return
+    part = clock.part(0.4)
+    ask(task, asker, found, (capacity // step * step, 0), part)
+    clock.used += part.used
+    if found.height > capacity:
+        part = clock.part(0.4)
+        ask(task, asker, found, (-(-capacity // step) * step, capacity), part)
+        clock.used += part.used
+    if found.bound <= capacity < found.height:
+        exact = Asker(task, engine(task, native), False, seed, rules)
+        ask(task, exact, found, (capacity, capacity), clock)
+
+
+def searchable(task: Problem, core: Core | Twin) -> bool:
+    """Whether the search can hold the problem: few enough items and overlapping pairs."""
+    if isinstance(core, Twin) and len(task.items) > TWIN_MOST:
+        return False
+    live = [0] * (task.sections + 1)
+    starts = [0] * (task.sections + 1)
+    for item in task.items:
+        for a, b in item.spans:
+            live[a] += 1
+            live[b] -= 1
+            starts[a] += 1
+    running, pairs = 0, 0
+    for change, new in zip(live, starts, strict=True):
+        running += change
+        pairs += running * new
+    return len(task.items) <= LARGE and pairs <= LARGE_PAIRS
+
+
+def plain(task: Problem) -> bool:
+    """Whether the niche search can take it: every item one run, free, and no alignment beyond the common unit."""
+    if task.apart or len({item.alignment for item in task.items}) > 1:
+        return False
+    return all(len(item.spans) <= 1 and item.pin < 0 and item.size % item.alignment == 0 for item in task.items)
+
+
+def round_sizes(task: Problem) -> tuple[Problem, int]:
+    """Where all items share one alignment and none is pinned, sizes rounded up to it: offsets then follow."""
+    steps = {item.alignment for item in task.items}
+    if len(steps) != 1 or any(item.pin >= 0 for item in task.items):
+        return task, 1
+    step = steps.pop()
+    if step == 1:
+        return task, 1
+    items = tuple(replace(item, size=-(-item.size // step) * step) for item in task.items)
+    return replace(task, items=items), step
+
+
+def greedy_portfolio(task: Problem, core: Core | Twin, enough: int, clock: Clock) -> Found | None:
+    """The best of twelve orders and two fits (for very many items: as many as time allows); None: pins overlap."""
+    bound = lower_bound(task)
+    best: Found | None = None
+    every = keys(task)
+    names = list(every)
+    if len(task.items) > LARGE:
+        names = ["first", "size", "area", *(n for n in names if n not in ("first", "size", "area"))]
+    for name in names:
+        order = sorted(range(len(task.items)), key=every[name].__getitem__)
+        for tight in (False, True):
+            left = max(0.05, clock.deadline - time.perf_counter()) if best is not None else 1e9
+            places = core.greedy(order, tight, left)
+            if places is None and best is None:
+                return None
+            if places is not None:
+                height = height_of(task, places)
+                if best is None or height < best.height:
+                    best = Found(places, height, bound, [f"greedy by {name}" + (", tightest gap" if tight else "")])
+            if best is not None and (best.height <= max(enough, bound) or time.perf_counter() > clock.deadline):
+                return best
+    return best
+
+
+@dataclass
+class Asker:
+    """Asks the core whether a capacity suffices, with one varied order after the other."""
+
+    task: Problem
+    core: Core | Twin
+    plain: bool
+    seed: int
+    rules: int
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        sums = live_sums(self.task)
+        times = self.task.times
+        self.features = []
+        for item in self.task.items:
+            length = sum(times[b] - times[a] for a, b in item.spans) or 1
+            busiest = max((max(sums[a:b]) for a, b in item.spans), default=1)
+            self.features.append((length, length * item.size, item.size, busiest * length))
+        self.asked = 0
+
+    def rank(self) -> list[int]:
+        """The next order: one of four keys, its values shaken by random factors."""
+        key = self.asked % 4
+        spread = self.rng.choice(SPREADS) if self.asked >= 4 else 0.0
+        values = [f[key] * (self.rng.lognormvariate(0.0, spread) if spread else 1.0) for f in self.features]
+        rank = [0] * len(values)
+        for place, i in enumerate(sorted(range(len(values)), key=lambda i: (-values[i], i))):
+            rank[i] = place
+        return rank
+
+    def ask(self, capacity: int, clock: Clock) -> tuple[int, list[int]]:
+        """(FOUND, NONE or LIMIT, places) for a packing within ``capacity``, until ``clock`` is over."""
+        for number in itertools.count(1):
+            if clock.over():
+                break
+            nodes = (FIRST_NODES + 4 * len(self.features)) * luby(number)
+            if clock.nodes_left is not None:
+                nodes = min(nodes, clock.nodes_left - clock.used)
+            niche = NICHE if self.plain and self.asked % 8 != 7 else 0
+            left = max(0.01, clock.deadline - time.perf_counter()) if clock.nodes_left is None else 1e9
+            result, places, used = self.core.search(self.rank(), capacity, nodes, left, self.rules | niche)
+            self.asked += 1
+            if self.asked % FORGET == 0:
+                self.core.reset()
+            clock.used += used
+            if result != LIMIT:
+                return result, places
+        return LIMIT, []
+
+
+def luby(number: int) -> int:
+    """1, 1, 2, 1, 1, 2, 4, ...: restart lengths that are never much worse than the best fixed ones."""
+    while True:
+        power = number.bit_length()
+        if number == (1 << power) - 1:
+            return 1 << (power - 1)
+        number -= (1 << (power - 1)) - 1
+
+
+def ask(task: Problem, asker: Asker, found: Found, capacities: tuple[int, int], clock: Clock) -> int:
+    """Ask for one capacity (rounded up, true); improves ``found`` and returns the core's answer."""
+    result, places = asker.ask(capacities[0], clock)
+    if result == FOUND:
+        height = height_of(task, places)
+        if height < found.height:
+            found.places, found.height = places, height
+            found.methods.append("search")
+    elif result == NONE and capacities[1] >= found.bound:
+        found.bound = max(found.bound, capacities[1] + 1)
+        found.methods.append("exhausted")
+    return result
+
+
+def lower_height(task: Problem, asker: Asker, found: Found, enough: int, clock: Clock, step: int) -> None:
+    """Ask for the bound first (often feasible, and then easier than less), then for less and less below the best."""
+    unit = max(step, asker.core.unit)
+    drop, share = 1.0, 0.6
+    while found.height > max(enough, found.bound) and not clock.over():
+        low = max(found.bound, enough)
+        target = found.height - max(unit, int((found.height - low) * drop) // unit * unit)
+        target = max(low, min(target, found.height - 1))
+        part = clock.part(share)
+        result = ask(task, asker, found, (-(-target // step) * step, target), part)
+        clock.used += part.used
+        if result == FOUND:
+            drop = min(0.5, drop * 1.5)
+        elif result == LIMIT and (found.height - low) * drop <= unit:
+            share = min(1.0, share * 2.0)  # one unit less is all that is left to ask
+        elif result == LIMIT:
+            drop /= 2.0
+        share = 0.12 if drop > 0.01 and result != FOUND and share > 0.5 else max(0.12, share)
+
+
+def blame(task: Problem, capacity: int, clock: Clock, how: tuple[int, bool, int]) -> tuple[tuple[str, ...], str]:
+    """Buffers that cannot be packed together, none of them superfluous as far as time allowed to try."""
+    if lower_bound(task) > capacity:
+        return too_much(task, capacity)
+    kept = list(range(len(task.items)))
+    block = max(1, len(kept) // 2)
+    deadline = min(clock.deadline, time.perf_counter() + 5.0)
+    while block and time.perf_counter() < deadline:
+        at = 0
+        while at < len(kept) and time.perf_counter() < deadline:
+            trial = kept[:at] + kept[at + block :]
+            part = part_of(task, trial)
+            probe = Clock(min(deadline, time.perf_counter() + 0.3), 20_000)
+            found = solve_task(part, capacity, probe, how) if trial else None
+            if found is not None and found.bound > capacity:
+                kept = trial
+            else:
+                at += block
+        block //= 2
+    names = tuple(task.buffers[task.items[i].members[0]].id for i in kept)
+    return names, f"no placement of these {len(names)} buffers keeps within {capacity} bytes (exhausted)"
+
+
+__all__ = ["Packing", "offsets_of", "pack"]

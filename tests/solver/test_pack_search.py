@@ -1,0 +1,160 @@
+"""The search equals brute force, its twin visits the same nodes, known optima are found, proofs hold."""
+
+import csv
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+
+from adaflex.solver.pack.core import ALL_RULES, NICHE, RULES, Core, library
+from adaflex.solver.pack.generate import guillotine, lives, pinwheel
+from adaflex.solver.pack.problem import problem
+from adaflex.solver.pack.search import Asker, pack
+from adaflex.solver.pack.twin import Twin
+from adaflex.solver.pack.validate import validate
+from adaflex.solver.table import Buffer
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "minimalloc"
+needs_compiler = pytest.mark.skipif(library() is None, reason="no C++ compiler here")
+
+
+def random_buffers(seed: int, most: int = 6) -> list[Buffer]:
+    rng = random.Random(seed)
+    rich = rng.random() < 0.5
+    found = []
+    for i in range(rng.randint(2, most)):
+        first = rng.randint(0, 6)
+        end = first + rng.randint(1, 5)
+        gaps = ((first + 1, first + 2),) if rich and end > first + 2 and rng.random() < 0.3 else ()
+        alignment = rng.choice([1, 2, 3]) if rich and rng.random() < 0.4 else 1
+        pin = alignment * rng.randint(0, 4) if rich and rng.random() < 0.15 else None
+        found.append(Buffer(f"b{i}", rng.randint(1, 6), first, end, alignment, gaps, pin))
+    return found
+
+
+def brute_height(buffers: list[Buffer]) -> int | None:
+    """Least height over all orders of lowest placement; None where pinned buffers overlap."""
+
+    def live(b: Buffer) -> set[int]:
+        return {t for t in range(b.first, b.end) if not any(low <= t < high for low, high in b.gaps)}
+
+    lives_of = [live(b) for b in buffers]
+    free = [i for i, b in enumerate(buffers) if b.offset is None]
+    pinned = {i: b.offset for i, b in enumerate(buffers) if b.offset is not None}
+    for a, b in itertools.combinations(pinned, 2):
+        apart = pinned[a] + buffers[a].size_bytes <= pinned[b] or pinned[b] + buffers[b].size_bytes <= pinned[a]
+        if lives_of[a] & lives_of[b] and not apart:
+            return None
+    best = None
+    for order in itertools.permutations(free):
+        at = dict(pinned)
+        for i in order:
+            others = [(at[j], at[j] + buffers[j].size_bytes) for j in at if lives_of[i] & lives_of[j]]
+            place = 0
+            while any(place < high and place + buffers[i].size_bytes > low for low, high in others):
+                place += buffers[i].alignment
+            at[i] = place
+        height = max(at[i] + buffers[i].size_bytes for i in at)
+        best = height if best is None else min(best, height)
+    return best
+
+
+@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("native", [pytest.param(True, marks=needs_compiler), False])
+def test_search_equals_brute_force(part: int, native: bool) -> None:
+    for seed in range(part * 30, part * 30 + 30):
+        buffers = random_buffers(seed + (0 if native else 5000))
+        least = brute_height(buffers)
+        packing = pack(buffers, time_limit_s=20, native=native)
+        if least is None:
+            assert packing.status == "unknown" and not packing.offsets
+            continue
+        assert (packing.status, packing.height, packing.bound) == ("optimal", least, least), seed
+        assert not validate(buffers, dict(packing.offsets), capacity=least)
+        below = pack(buffers, capacity=least - 1, native=native)
+        assert below.status == "infeasible" and below.blame and below.reason, seed
+        assert pack(buffers, capacity=least, native=native).status == "fits"
+        blamed = [b for b in buffers if b.id in below.blame]
+        worst = brute_height(blamed)
+        assert worst is None or worst >= least, "the buffers blamed do not fit by themselves"
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", range(40))
+def test_twin_visits_the_same_nodes(seed: int) -> None:
+    buffers = random_buffers(seed + 900, 12) if seed % 2 else guillotine(14 + seed, seed)
+    task = problem(buffers)
+    lib = library()
+    assert lib is not None
+    core, twin = Core(task, lib), Twin(task)
+    if any(item.pin >= 0 for item in task.items) and twin.greedy(range(twin.count), False) is None:
+        return
+    height = pack(buffers, time_limit_s=1).height
+    simple = all(len(i.spans) <= 1 and i.pin < 0 and i.alignment == 1 for i in task.items)
+    asker = Asker(task, core, simple, seed, ALL_RULES)
+    for capacity, limit in itertools.product((height, height - 1), (50, 700)):
+        for extra in (0, NICHE) if simple else (0,):
+            rank = asker.rank()
+            asker.asked += 1
+            answers = [engine.search(rank, capacity, limit, rules=ALL_RULES | extra) for engine in (core, twin)]
+            assert answers[0] == answers[1]
+    order = asker.rank()
+    assert core.greedy(order, True) == twin.greedy(order, True)
+
+
+@needs_compiler
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_can_be_switched_off(rule: str) -> None:
+    for seed in range(30):
+        buffers = random_buffers(seed)
+        with_all, without = pack(buffers), pack(buffers, rules=ALL_RULES - RULES[rule])
+        assert with_all.height == without.height
+        assert without.status in ("optimal", "unknown" if not without.offsets else "packed")
+
+
+@needs_compiler
+@pytest.mark.parametrize("make", [guillotine, pinwheel])
+@pytest.mark.parametrize(("count", "seed"), [(30, 0), (100, 1), (200, 2), (300, 0)])
+def test_known_optimum_is_found(make: type, count: int, seed: int) -> None:
+    buffers = make(count, seed)
+    packing = pack(buffers, time_limit_s=30)
+    assert packing.status == "optimal" and packing.height == 1 << 20
+    assert not validate(buffers, dict(packing.offsets), capacity=1 << 20)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["A", "B", "D", "E", "G", "H", "K"])
+def test_public_instances_fit(name: str) -> None:
+    path = DATA / f"{name}.1048576.csv"
+    if not path.exists():
+        pytest.skip("the public instances are not here")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    buffers = [Buffer(r["id"], int(r["size"]), int(r["lower"]), int(r["upper"])) for r in rows]
+    packing = pack(buffers, capacity=1 << 20, time_limit_s=60)
+    assert packing.status == "fits"
+    assert not validate(buffers, dict(packing.offsets), capacity=1 << 20)
+    limited = [pack(buffers, capacity=1 << 20, time_limit_s=60, node_limit=20_000) for _ in range(2)]
+    assert limited[0].offsets == limited[1].offsets and limited[0].nodes == limited[1].nodes
+
+
+@pytest.mark.parametrize("native", [pytest.param(True, marks=needs_compiler), False])
+def test_never_above_greedy_and_limits_hold(native: bool) -> None:
+    import time
+
+    buffers = lives(300, 20, 0)
+    begin = time.perf_counter()
+    packing = pack(buffers, time_limit_s=1.0, native=native)
+    assert time.perf_counter() - begin < 3.0
+    from adaflex.solver.pack import greedy
+
+    assert packing.bound <= packing.height <= greedy.pack(buffers).height
+    assert not validate(buffers, dict(packing.offsets))
+
+
+def test_alignment_of_all_keeps_the_proof_honest() -> None:
+    buffers = [Buffer("a", 10, 0, 2), Buffer("b", 10, 0, 2)]
+    assert pack(buffers, alignment=8, capacity=26).status == "fits"
+    assert pack(buffers, alignment=8, capacity=25).status == "infeasible"
+    apart = pack([Buffer("a", 10, 0, 1), Buffer("b", 10, 5, 6)], separate=[("a", "b")])
+    assert apart.height == 20 and apart.status in ("packed", "optimal")
