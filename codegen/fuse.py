@@ -91,6 +91,8 @@ class Fuser:
         if unit.kind not in ("rows", "linear") or (unit.kind == "linear" and kind == "reduce"):
             return False
         inside = [a for a in node.all_input_nodes if self.unit_of.get(a) is unit]
+        if not all(self._is_spread_row(a, unit) for a in node.all_input_nodes if self._looks_into(a, unit)):
+            return False
         shape = self.sizes(node)
         if kind == "reduce":
             first = node.args[0]
@@ -107,6 +109,16 @@ class Fuser:
         ):
             return False
         return not any(self._depends(other, unit) for other in self._sources(node) if other is not unit)
+
+    def _looks_into(self, argument: fx.Node, unit: Unit) -> bool:
+        """Is the argument a view of something that the unit computes?"""
+        return argument not in self.unit_of and self.unit_of.get(self.base_of(argument)) is unit
+
+    def _is_spread_row(self, argument: fx.Node, unit: Unit) -> bool:
+        """Is the view one value per row, expanded over the columns? That is the value itself inside the region."""
+        base = self.base_of(argument)
+        expands = op_name(argument) == "expand" and argument.args[0] is base
+        return expands and _per_row(self.sizes(base), unit.space) and _equal(self.sizes(argument), unit.space)
 
     def _depends(self, unit: Unit, on: Unit) -> bool:
         stack, seen = [unit.number], set()

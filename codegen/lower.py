@@ -113,7 +113,7 @@ class Lowering:
                 others = node.all_input_nodes
             for argument in others:
                 base = self.views.base_of(argument)
-                if self.unit_of.get(argument) is not unit and tensor(base) is not None:
+                if self.unit_of.get(base) is not unit and tensor(base) is not None:
                     self._want(base, PLAIN)
 
     def _want_form(self, x: fx.Node, form: str) -> None:
@@ -266,9 +266,9 @@ class Lowering:
             library.lower(self, unit.nodes[0])
 
     def _operand(self, builder: RegionBuilder, node: fx.Node, inner_axis: int = -1) -> Value:
-        if op_name(node) == "embedding" and node not in self.unit_of:
-            raise CaptureError(f"'{node.name}' is used before it is computed")
         view = self.views.of(node)
+        if view.node in builder.values:  # a value of the region's own rows, expanded over its columns
+            return builder.values[view.node]
         return builder.view(view, self.plain(view.node), inner_axis)
 
     def _rows(self, unit: Unit) -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
+from adaflex.codegen import library
 from adaflex.codegen.classify import kind_of, linear_of
 from adaflex.codegen.draft import Read, StepRows
 from adaflex.codegen.regions import broadcast, is_local
 from adaflex.codegen.sizes import known, same
-from adaflex.codegen.views import View
+from adaflex.codegen.views import View, contiguous_strides
 from adaflex.runtime.program import AttentionStep, Operand
 from adaflex.runtime.region import times
 
@@ -96,6 +97,10 @@ def lower_attention(lowering: Lowering, node: fx.Node, bf16: bool) -> None:
 
 
 def _operand(lowering: Lowering, view: View, kind: str) -> Operand:
+    if not same(view.strides[3], 1):  # the kernels read a head's columns side by side
+        step, slot = library.clone(lowering, view)
+        lowering.add(step, None, (Read(lowering.plain(view.node), False, False),))
+        return Operand(slot, contiguous_strides(view.shape))
     key = (view.node, kind)
     slot = lowering.stored.get(key)
     return Operand(lowering.plain(view.node) if slot is None else slot, view.strides, view.offset)

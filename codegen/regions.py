@@ -91,7 +91,7 @@ def build_nodes(builder: RegionBuilder, unit: Unit, operand: Callable[[fx.Node],
     for node in unit.nodes:
         if node in builder.values:
             continue
-        value = _node(builder, node, lambda n: builder.values.get(n) or operand(n))
+        value = _node(builder, node, lambda n: builder.values[n] if n in builder.values else operand(n))
         out = tensor(node)
         assert out is not None
         if op_name(node) == "_to_copy":
