@@ -1,9 +1,9 @@
 """Speed of every matrix product as a share of the ceiling probed in the same run, on one core.
 
-In: options (``--help``). Out: a table per kernel: rows M against (K, N), each cell GOP/s and its share of the peak
-of its instruction. Weights cycle through a set of matrices as in a model; the epilogue adds a bias and stores bf16. Operands are
-random bytes: the time of these kernels does not depend on values. A cell is the fastest burst, and the ceiling the
-fastest probe of the whole run, because the machine may be shared.
+In: options (``--help``). Out: a table per kernel: rows M against (K, N), each cell the share of its instruction's peak
+and GOP/s. Weights cycle through a set of matrices as in a model; the epilogue adds a bias and stores bf16. Operands
+are constant bytes: the time of these kernels does not depend on values. A cell is the fastest burst, and the ceiling
+the fastest probe of the whole run, because the machine may be shared.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 // Products in float and in bf16.
 //
-// In: rows of floats, or of bf16 zero-padded to a multiple of 32; weights in panels of 32 columns ([N/32][K][32] floats,
-// [N/32][Kp/2][32][2] bf16). Out: columns [n0, n1) of y[r][n] = sum_k x[r][k] w[n][k], through the epilogue
+// In: rows of floats, or of bf16 zero-padded to a multiple of 32; weights in panels of 32 columns: [N/32][K][32] floats
+// or [N/32][Kp/2][32][2] bf16. Out: columns [n0, n1) of y[r][n] = sum_k x[r][k] w[n][k], through the epilogue
 // ep(row, n, vf, count).
 // Error: float sums in another order than k's: |error| <= (K + 8) eps sum_k |x w| with eps = 2^-24; the products of
 // bf16 are exact in float, except that vdpbf16ps takes subnormal inputs as zero.
@@ -14,10 +14,9 @@ namespace gemm {
 
 template <class Op, class Ep>
 AF_INLINE void product(const Shape& s, const void* b, long blocks, Ep& ep) {
-    const long bytes = blocks * BLOCK;
-    sweep<Op::ROWS>(s, b, bytes, [&](long row, int rows, long n) AF_LAMBDA {
+    sweep<Op::ROWS>(s, [&](long row, int rows, long n, Ahead ahead) AF_LAMBDA {
         alignas(64) float sums[Op::ROWS * PANEL];
-        tile_of<Op>(rows)(s.a + row * s.lda, s.lda, (const char*)b + n / PANEL * bytes, blocks, (char*)sums);
+        run_tile<Op>(s, s.a + row * s.lda, rows, (const char*)b, n, blocks, ahead, sums);
         finish(s, row, rows, n, ep, [&](int r, int half) AF_LAMBDA { return load(sums + r * PANEL + half * 16); });
     });
 }

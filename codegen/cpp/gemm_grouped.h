@@ -47,7 +47,10 @@ struct Sums<Op, R, false> {
             AF_UNROLL for (int v = 0; v < Op::VECS; ++v) set(r, v, typename Op::Float{});
     }
     AF_INLINE typename Op::Float get(int r, int v) const { return Op::floats(at + r * PANEL + v * Op::LANES); }
-    AF_INLINE void set(int r, int v, typename Op::Float x) { Op::keep(at + r * PANEL + v * Op::LANES, x); }
+    AF_INLINE void set(int r, int v, typename Op::Float x) {
+        Op::keep(at + r * PANEL + v * Op::LANES, x);
+        asm volatile("" ::: "memory");  // else GCC keeps some sums in registers over the loop and spills others
+    }
     AF_INLINE void done(float*) const {}
 };
 
@@ -148,10 +151,11 @@ AF_INLINE void grouped_product(const Grouped& p, const Shape& all, const void* b
         s.a += first * s.lda;
         s.rows = all.rows - first < chunk ? all.rows - first : chunk;
         if (ASYM) sum_codes<G>(p, s.a, s.rows, code_sums);
-        sweep<Op::ROWS>(s, b, bytes, [&](long row, int rows, long n) AF_LAMBDA {
+        sweep<Op::ROWS>(s, [&](long row, int rows, long n, Ahead) AF_LAMBDA {
             alignas(64) float sums[Op::ROWS * PANEL];
             const float* of_rows = code_sums + (ASYM ? row * p.groups : 0);
-            grouped_tile_of<Op, G, ASYM>(rows)(p, s.a + row * s.lda, (const char*)b + n / PANEL * bytes, of_rows, n, sums);
+            const char* panel = (const char*)b + n / PANEL * bytes;
+            grouped_tile_of<Op, G, ASYM>(rows)(p, s.a + row * s.lda, panel, of_rows, n, sums);
             const auto value = [&](int r, int half) AF_LAMBDA { return load(sums + r * PANEL + half * 16); };
             finish(s, first + row, rows, n, ep, value);
         });

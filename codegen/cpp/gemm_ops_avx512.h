@@ -33,7 +33,7 @@ struct OpBase {
         return x;
     }
     using Float = __m512;
-    static constexpr int KEEP_ROWS = 5;  // up to here a second set of sums fits the registers
+    static constexpr int KEEP_ROWS = 3;  // up to here a second set of sums fits the registers
     static AF_INLINE Float splat(const char* p) {
         float x;
         std::memcpy(&x, p, 4);

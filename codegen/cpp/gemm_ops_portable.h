@@ -128,7 +128,8 @@ struct U8S4 : ByteAcc {
     static AF_INLINE Weight weight(Raw b, int i) {
         Int4 mask = spread(int32_t(15)), eight = spread(int32_t(8));
         Int4 low = i == 0 ? b : b >> 4;
-        return {{(low & mask) - eight, (low >> 8 & mask) - eight, (low >> 16 & mask) - eight, (low >> 24 & mask) - eight}};
+        return {{(low & mask) - eight, (low >> 8 & mask) - eight, (low >> 16 & mask) - eight,
+                 (low >> 24 & mask) - eight}};
     }
 };
 

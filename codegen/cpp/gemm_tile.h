@@ -1,4 +1,4 @@
-// In: rows of activations and one weight panel of 32 columns. Out: a tile of up to Op::ROWS x 32 sums in a buffer in L1.
+// In: rows of activations, one weight panel of 32 columns. Out: a tile of up to Op::ROWS x 32 sums, in a buffer in L1.
 //
 // The tile functions know nothing of the epilogue: each is compiled once per unit, and no epilogue, however large, can
 // push an accumulator out of the registers of the inner loop. The buffer's cost (16 stores and loads a tile) is below
@@ -38,17 +38,22 @@ AF_INLINE void multiply_block(typename Op::Acc (&c)[R][Op::VECS], const char* co
     }
 }
 
-// Sums over `blocks` blocks, a multiple of 4 unless Op::REMAINDER.
-template <class Op, int R, int S = chains<Op, R>()>
-AF_INLINE void multiply(typename Op::Acc (&sum)[R][Op::VECS], const char* const (&a)[R], const char* b, long blocks) {
+// Sums over `blocks` blocks, a multiple of 4 unless Op::REMAINDER. With AHEAD, every 4 blocks (8 cache lines) ask for
+// AHEAD lines at `ahead`, into L2.
+template <class Op, int R, int S = chains<Op, R>(), int AHEAD = 0>
+AF_INLINE void multiply(typename Op::Acc (&sum)[R][Op::VECS], const char* const (&a)[R], const char* b, long blocks,
+                        const char* ahead = nullptr) {
     typename Op::Acc c[S][R][Op::VECS];
     AF_UNROLL for (int s = 0; s < S; ++s)
         AF_UNROLL for (int r = 0; r < R; ++r)
             AF_UNROLL for (int v = 0; v < Op::VECS; ++v) c[s][r][v] = Op::zero();
     long i = 0, at = 0;
-    for (; i + 4 <= blocks; i += 4, at += 16 * Op::WORDS, b += 4 * BLOCK)
+    for (; i + 4 <= blocks; i += 4, at += 16 * Op::WORDS, b += 4 * BLOCK) {
+        AF_UNROLL for (int line = 0; line < AHEAD; ++line) __builtin_prefetch(ahead + line * 64, 0, 2);
+        ahead += AHEAD * 64;
         AF_UNROLL for (int s = 0; s < 4; ++s)
             multiply_block<Op, R>(c[s % S], a, at + s * 4 * Op::WORDS, b + s * BLOCK);
+    }
     if (Op::REMAINDER)
         for (; i < blocks; ++i, at += 4 * Op::WORDS, b += BLOCK) multiply_block<Op, R>(c[0], a, at, b);
     AF_UNROLL for (int r = 0; r < R; ++r)
@@ -59,13 +64,13 @@ AF_INLINE void multiply(typename Op::Acc (&sum)[R][Op::VECS], const char* const 
 }
 
 // Raw sums of a tile, Op::Acc lanes in order: out[r][32].
-template <class Op, int R>
-AF_NOINLINE void tile(const char* a, long lda, const char* b, long blocks, char* out) {
+template <class Op, int R, int AHEAD = 0>
+AF_NOINLINE void tile(const char* a, long lda, const char* b, long blocks, char* out, const char* ahead) {
     const char* row[R];
     AF_UNROLL for (int r = 0; r < R; ++r) row[r] = a + r * lda;
     for (int part = 0; part < PANEL / Op::WIDTH; ++part, b += Op::WIDTH * 4, out += Op::WIDTH * 4) {
         typename Op::Acc c[R][Op::VECS];
-        multiply<Op, R>(c, row, b, blocks);
+        multiply<Op, R, chains<Op, R>(), AHEAD>(c, row, b, blocks, ahead);
         AF_UNROLL for (int r = 0; r < R; ++r)
             AF_UNROLL for (int v = 0; v < Op::VECS; ++v)
                 std::memcpy(out + r * PANEL * 4 + v * Op::LANES * 4, &c[r][v], sizeof(c[r][v]));

@@ -1,7 +1,7 @@
 // Products of 8-bit codes: one scale per row and one per column, or one of each per group of G along K.
 //
-// In: rows of the form u8t (x ~= code * s + m: uint8 codes zero-padded to Kp, a multiple of 64; s and m as floats at byte
-// Kp), int8 weights in panels [N/32][Kp/4][32][4], sw[Np], csw[Np] = sw * column sum of the codes.
+// In: rows of the form u8t (x ~= code * s + m: uint8 codes zero-padded to Kp, a multiple of 64; s and m as floats at
+// byte Kp), int8 weights in panels [N/32][Kp/4][32][4], sw[Np], csw[Np] = sw * column sum of the codes.
 // Out: columns [n0, n1) of  s * sw * sum(code * code) + m * csw  through the epilogue.
 // Error: the integer sum is exact for K <= 65,000; what follows rounds four times, so that
 // |error| <= 4 eps (|s sw sum| + |m csw|), eps = 2^-24.
@@ -18,12 +18,12 @@ void gemm_w8a8(const char* a, long lda, long rows, const int8_t* b, const float*
                long n0, long n1, Ep&& ep) {
     using Op = gemm::U8S8;
     constexpr long PANEL = gemm::PANEL;
-    const long codes = gemm::round_up(K, 64), bytes = codes * PANEL;
+    const long codes = gemm::round_up(K, 64);
     const gemm::Shape shape{a, lda, rows, N, n0, n1};
-    gemm::sweep<Op::ROWS>(shape, b, bytes, [&](long row, int count, long n) AF_LAMBDA {
+    gemm::sweep<Op::ROWS>(shape, [&](long row, int count, long n, gemm::Ahead ahead) AF_LAMBDA {
         alignas(64) int32_t sums[Op::ROWS * PANEL];
         const char* first = a + row * lda;
-        gemm::tile_of<Op>(count)(first, lda, (const char*)b + n / PANEL * bytes, codes / 4, (char*)sums);
+        gemm::run_tile<Op>(shape, first, count, (const char*)b, n, codes / 4, ahead, sums);
         const vf scale[2] = {load(sw + n), load(sw + n + 16)}, sum[2] = {load(csw + n), load(csw + n + 16)};
         gemm::finish(shape, row, count, n, ep, [&](int r, int half) AF_LAMBDA {
             float of_row[2];

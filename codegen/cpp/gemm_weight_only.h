@@ -91,7 +91,7 @@ AF_INLINE void weight_only_product(const WeightOnly& p, const Shape& all, const 
         s.a += first * s.lda;
         s.rows = all.rows - first < chunk ? all.rows - first : chunk;
         if (ASYM) sum_rows(p, s.a, s.rows, x_sums);
-        sweep<Op::ROWS>(s, b, bytes, [&](long row, int rows, long n) AF_LAMBDA {
+        sweep<Op::ROWS>(s, [&](long row, int rows, long n, Ahead) AF_LAMBDA {
             alignas(64) float sums[Op::ROWS * PANEL];
             weight_only_tile_of<Op, ASYM>(rows)(p, s.a + row * s.lda, (const char*)b + n / PANEL * bytes,
                                                 x_sums + (ASYM ? row * groups : 0), n, sums);
@@ -113,8 +113,8 @@ void gemm_w8(const char* a, long lda, long rows, const int8_t* b, const float* s
 }
 
 template <int G, bool ASYM, class Ep>
-void gemm_w4(const char* a, long lda, long rows, const void* b, const float* sw, const float* wz, long K, long N, long n0,
-             long n1, Ep&& ep) {
+void gemm_w4(const char* a, long lda, long rows, const void* b, const float* sw, const float* wz, long K, long N,
+             long n0, long n1, Ep&& ep) {
     const gemm::WeightOnly parts{lda, K, G, gemm::round_up(N, 32), sw, wz};
     const long bytes = gemm::round_up(K, 64) * gemm::PANEL / 2;
     gemm::weight_only_product<gemm::Bf16S4, ASYM>(parts, {a, lda, rows, N, n0, n1}, b, bytes, ep);

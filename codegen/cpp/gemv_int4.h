@@ -1,7 +1,7 @@
 // One row of 8-bit activations by int4 weights at the speed of memory (AVX-512).
 //
-// In, out and error as in gemm_w4a8.h. The tiles shift a block's low nibbles into the upper half of their bytes; with one
-// row that shift is a fifth of the work. Here the low nibbles are taken as they stand, unsigned, in sums of their own:
+// In, out and error as in gemm_w4a8.h. The tiles shift a block's low nibbles into the upper half of their bytes; with
+// one row that shift is a fifth of the work. Here low nibbles are taken as they stand, unsigned, in sums of their own:
 //   16 sum x (code - 8)  =  [sum over high x 16 (code - 8)]  +  16 [sum over low x code]  -  128 [sum over low x],
 // the last term, one integer per group, being what the sums of the high nibbles start from.
 #pragma once
