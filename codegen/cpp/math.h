@@ -34,9 +34,9 @@ AF_INLINE vf exp2(vf x) {
     return scale2(p, n);
 }
 
-// Relative error 1.2e-7, for softmax: one step shorter, x <= 128 and not nan.
+// Relative error 1.2e-7, for softmax: one step shorter, x <= 128.
 AF_INLINE vf exp2_short(vf x) {
-    x = fast_max(x, set1(-151.0f));
+    x = fast_max(set1(-151.0f), x);
     vf n = round(x), f = x - n;
     return scale2(poly(f, 0.00132647273f, 0.00967151299f, 0.0555073358f, 0.240222424f, 0.693147004f, 1.0f), n);
 }
