@@ -7,6 +7,8 @@
 // section that can be filled in the fewest ways, wherever it is, and tries each item that can lie on its floor, then
 // leaving space there. Sections that failed before come first, as weights on them grow.
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -290,38 +292,42 @@ class Search {
   }
 
   Result solve_niche(const std::vector<int>& items, int low, int high) {
-    int s = choose(items, low, high);
-    Value f = floor_[s];
+    size_t begin = trail_.size();
     std::vector<std::pair<int, int>> candidates;
-    for (int i : p_.members[s])
-      if (at_[i] < 0 && low_[i] == f && !(twin_[i] >= 0 && at_[twin_[i]] < 0)) candidates.push_back({rank_[i], i});
-    std::sort(candidates.begin(), candidates.end());
     std::vector<int> rest;
-    for (const auto& [r, i] : candidates) {
-      if (++nodes_ > limit_ || ((nodes_ & 31) == 0 && now() > deadline_)) return kLimit;
-      size_t mark = trail_.size();
-      bool raised = false;
-      if (place(i, low, high, &raised)) {
-        rest.clear();
-        for (int j : items)
-          if (j != i) rest.push_back(j);
-        bool split = false;
-        for (int b = std::max(low + 1, p_.hull_low[i]); b <= std::min(high - 1, p_.hull_high[i]); ++b)
-          if (cross_[b] == 0) split = true;
-        Result result = solve_parts(rest, low, high, 0, 0, split);
-        if (result != kFail) return result;
+    while (true) {
+      int s = choose(items, low, high);
+      Value f = floor_[s];
+      candidates.clear();
+      for (int i : p_.members[s])
+        if (at_[i] < 0 && low_[i] == f && !(twin_[i] >= 0 && at_[twin_[i]] < 0)) candidates.push_back({rank_[i], i});
+      std::sort(candidates.begin(), candidates.end());
+      for (const auto& [r, i] : candidates) {
+        (void)r;
+        if (++nodes_ > limit_ || ((nodes_ & 31) == 0 && now() > deadline_)) return kLimit;
+        size_t mark = trail_.size();
+        bool raised = false;
+        if (place(i, low, high, &raised)) {
+          rest.clear();
+          for (int j : items)
+            if (j != i) rest.push_back(j);
+          bool split = false;
+          for (int b = std::max(low + 1, p_.hull_low[i]); b <= std::min(high - 1, p_.hull_high[i]); ++b)
+            if (cross_[b] == 0) split = true;
+          Result result = solve_parts(rest, low, high, 0, 0, split);
+          if (result != kFail) return result;
+        }
+        undo(mark);
+        if ((rules_ & kHatless) && !raised) {
+          undo(begin);
+          return kFail;
+        }
       }
-      undo(mark);
-      if ((rules_ & kHatless) && !raised) return kFail;
+      if (capacity_ - total_[s] - f <= 0 || !waste(s, f)) {
+        undo(begin);
+        return kFail;
+      }
     }
-    if (capacity_ - total_[s] - f <= 0) return kFail;
-    size_t mark = trail_.size();
-    if (waste(s, f)) {
-      Result result = solve_niche(items, low, high);
-      if (result != kFail) return result;
-    }
-    undo(mark);
-    return kFail;
   }
 
   // Nothing starts at the floor f of section s: its floor and all that covers it rise to the next possible start.
@@ -442,6 +448,26 @@ struct Handle {
   }
 };
 
+// The search is as deep as there are items: it runs on a stack of its own.
+Result run_deep(Search& search, int items) {
+  struct Job {
+    Search* search;
+    Result result;
+  } job = {&search, kLimit};
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, (size_t{16} << 20) + static_cast<size_t>(items) * 4096);
+  auto body = [](void* of) -> void* {
+    Job* mine = static_cast<Job*>(of);
+    mine->result = mine->search->run();
+    return nullptr;
+  };
+  pthread_t thread;
+  if (pthread_create(&thread, &attributes, body, &job) == 0) pthread_join(thread, nullptr);
+  pthread_attr_destroy(&attributes);
+  return job.result;
+}
+
 Value lowest_gap(std::vector<std::pair<Value, Value>>& busy, Value size, Value align, bool tight) {
   std::sort(busy.begin(), busy.end());
   Value top = 0, best = -1, best_room = INT64_MAX;
@@ -501,7 +527,7 @@ int adaflex_pack_search(void* handle, const int32_t* rank, int64_t capacity, int
   h->link();
   Search search(h->p, rank, capacity, nodes, now() + seconds, rules, h->weight);
   search.has_pins_ = h->pins;
-  Result result = search.run();
+  Result result = run_deep(search, h->p.n);
   *used = search.nodes();
   if (result == kFound) std::copy(search.places().begin(), search.places().end(), places);
   return result;

@@ -280,24 +280,20 @@ class _Search:
         return best
 
     def solve_niche(self, items: list[int], low: int, high: int) -> int:
-        s = self.choose(items, low, high)
-        f = self.floor[s]
-        members = self.of.members[s]
-        for _, i in sorted(
-            (self.rank[i], i) for i in members if self.at[i] < 0 and self.low[i] == f and not self.waits(i)
-        ):
-            result = self.attempt(i, items, (low, high), (0, 0))
-            if result is not None:
-                return result
-        if self.capacity - self.total[s] - f <= 0:
-            return NONE
-        mark = len(self.trail)
-        if self.waste(s, f):
-            result = self.solve_niche(items, low, high)
-            if result != NONE:
-                return result
-        self.undo(mark)
-        return NONE
+        begin = len(self.trail)
+        while True:
+            s = self.choose(items, low, high)
+            f = self.floor[s]
+            members = [i for i in self.of.members[s] if self.at[i] < 0 and self.low[i] == f and not self.waits(i)]
+            for i in sorted(members, key=lambda i: self.rank[i]):
+                result = self.attempt(i, items, (low, high), (0, 0))
+                if result == NONE:
+                    self.undo(begin)
+                if result is not None:
+                    return result
+            if self.capacity - self.total[s] - f <= 0 or not self.waste(s, f):
+                self.undo(begin)
+                return NONE
 
     def waste(self, s: int, f: int) -> bool:
         of = self.of
