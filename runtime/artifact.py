@@ -206,6 +206,7 @@ def _object(value: Any, path: Path) -> dict[str, Any]:
 def _check_sections(start: int, file_bytes: int, sections: list[Section], path: Path) -> None:
     """Sections follow each other on whole pages and end where the file ends."""
     one_of(("weights",))(sections[0].name, "weights.name")
+    one_of(("",))(sections[0].sha256, "weights.sha256")  # each constant has its own digest
     names = [section.name for section in sections]
     if len(set(names)) != len(names) or not all(NAME.fullmatch(name) for name in names):
         raise ArtifactError(f"the sections of '{path}' have names that no AdaFlex gives")

@@ -85,13 +85,13 @@ def _check_tables(program: Program) -> None:
         raise _fail("sources, ranges and hints do not have one entry per size")
     if len(program.input_names) != len(program.inputs):
         raise _fail("inputs and their names differ in number")
+    for slot in (*(slot for slot in program.inputs if slot >= 0), *program.outputs):
+        _in_range(slot, len(program.slots), "a slot of inputs or outputs")
     for index, axis in program.sources:
         _in_range(index, len(program.inputs), "the input that gives a size", -1)
         slot = program.inputs[index] if index >= 0 else -1
         if axis >= 0 and (slot < 0 or axis >= len(program.slots[slot].shape)):
             raise _fail(f"a size is read from axis {axis} of input {index}, which has no such axis")
-    for slot in (*(slot for slot in program.inputs if slot >= 0), *program.outputs):
-        _in_range(slot, len(program.slots), "a slot of inputs or outputs")
     if any(program.slots[slot].kind != "input" for slot in program.inputs if slot >= 0):
         raise _fail("an input is not stored in an input slot")
     if any(program.slots[slot].kind not in ("output", "value") for slot in program.outputs):

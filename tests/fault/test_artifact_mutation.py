@@ -10,7 +10,7 @@ from typing import Any
 from adaflex.errors import ArtifactError
 from tests.runtime import sample
 
-BLIND, FORGED = 1000, 1000
+BLIND, FORGED = 500, 1500
 VALUES = (
     0,
     1,
@@ -78,7 +78,7 @@ def forged(raw: bytes, rng: random.Random) -> bytes:
             elif kind == 2 and isinstance(owner[last], int):
                 owner[last] += rng.choice((-64, -1, 1, 64))
             else:
-                owner[last] = rng.choice(VALUES)
+                owner[last] = json.loads(json.dumps(rng.choice(VALUES)))
 
     return sample.forged(raw, change)
 
