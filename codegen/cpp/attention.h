@@ -79,9 +79,10 @@ struct Scratch {
 // Where the softmax of up to 8 rows stands after some of the keys.
 struct State {
     alignas(64) float most[16], sum[16], rescale[16];
-    AF_INLINE void start() {
+    AF_INLINE State() {
         store(most, set1(-__builtin_inff()));
         store(sum, zero());
+        store(rescale, zero());
     }
 };
 
@@ -187,22 +188,23 @@ AF_NOINLINE void score(const Block<Bf16>& b, const Attention& a, const Layout<Bf
         tile((const char*)b.q(0), b.at.q_pitch, panel, words<Bf16>(a.width), out);
 }
 
+// The softmax of the rows over keys [t0, t0 + keys), in two sweeps so that no row waits for its own reduction.
 template <bool Bf16, class M>
 AF_NOINLINE void soften_rows(const Block<Bf16>& b, const Attention& a, const M& mask, long t0, long keys, State& state) {
-    float before[16], sum[16] = {};
-    store(before, load(state.most));
+    Row row[MOST_ROWS];
+    State before = state;
     for (int r = 0; r < b.rows; r++) {
         const long q = b.first + r, seen = a.causal ? q + 1 - t0 : keys;
-        const Row row{b.scores(r), (keys + PANEL - 1) / PANEL, seen < 0 ? 0 : seen < keys ? seen : keys, q, t0};
-        const float most = masked_maximum(row, mask, a.scale);
-        state.most[r] = t0 == 0 ? most : hmax(fast_max(set1(most), set1(before[r])));
-        sum[r] = soften<M>(row, a.scale, finite_or_zero(state.most[r]), b.p(r));
+        row[r] = {b.scores(r), (keys + PANEL - 1) / PANEL, seen < 0 ? 0 : seen < keys ? seen : keys, q, t0};
+        state.most[r] = masked_maximum(row[r], mask, a.scale);
     }
-    if (t0 == 0) return store(state.sum, load(sum));
+    if (t0 > 0) store(state.most, fast_max(load(state.most), load(before.most)));
+    for (int r = 0; r < b.rows; r++) state.sum[r] = soften<M>(row[r], a.scale, finite_or_zero(state.most[r]), b.p(r));
+    if (t0 == 0) return;
     const vf top = load(state.most), lowest = set1(-__builtin_inff());
-    const vf fade = select(eq(top, lowest), set1(1.0f), exp2((load(before) - top) * set1(LOG2E)));
+    const vf fade = select(eq(top, lowest), set1(1.0f), exp2((load(before.most) - top) * set1(LOG2E)));
     store(state.rescale, fade);
-    store(state.sum, fma(load(state.sum), fade, load(sum)));
+    store(state.sum, fma(load(before.sum), fade, load(state.sum)));
 }
 
 // Adds probabilities times values; the last part divides and writes the output rows.
@@ -264,12 +266,11 @@ void attend_rows(const Attention& a, const Q* q, long q_row, const M& mask, cons
     using namespace attention;
     const Layout<Bf16> in(a.keys, a.width);
     const Scratch<Bf16> at(a.keys, a.width);
-    State state;
     for (long r = r0; r < r1; r += Kind<Bf16>::Op::ROWS) {
         const Block<Bf16> b{scratch, at, r, int(r1 - r < Kind<Bf16>::Op::ROWS ? r1 - r : Kind<Bf16>::Op::ROWS)};
         for (int i = 0; i < b.rows; i++) copy_row(q + (r + i) * q_row, a.width, round_up(a.width, 16), b.q(i));
         const long reach = a.causal && r + b.rows < a.keys ? r + b.rows : a.keys;
-        state.start();
+        State state;
         for (long t0 = 0; t0 < reach; t0 += Kind<Bf16>::AT_ONCE) {
             const long keys = reach - t0 < Kind<Bf16>::AT_ONCE ? reach - t0 : Kind<Bf16>::AT_ONCE;
             score(b, a, in, packed, t0, keys);

@@ -2,14 +2,15 @@
 // keys [T/32][depth words][32 keys], values [D/32][key words][32 columns]; a word is a float or a pair of bf16.
 #pragma once
 
-#include "gemm_tile.h"
+#include "gemm_ops.h"
 
 namespace af {
 namespace attention {
 
-using gemm::BLOCK;
-using gemm::PANEL;
-using gemm::round_up;
+constexpr long PANEL = 32;   // columns of a panel
+constexpr long BLOCK = 128;  // bytes of one word of all its columns
+
+AF_INLINE long round_up(long x, long unit) { return (x + unit - 1) / unit * unit; }
 
 // The arithmetic: which multiply-add, what a word holds, how many keys are softened at once (their scores stay in L1).
 template <bool Bf16>
@@ -25,10 +26,21 @@ struct Kind<false> {
     static constexpr long PER_WORD = 1, AT_ONCE = 256;
 };
 
-// Words of n items; the tile functions take bf16 by 4 words.
+// Words of n items.
 template <bool Bf16>
 AF_INLINE long words(long n) {
-    return Bf16 ? round_up(n, 8) / 2 : n;
+    return Bf16 ? (n + 1) / 2 : n;
+}
+
+// c[r] += row r's word at `at` times one block of a panel.
+template <class Op, int R>
+AF_INLINE void multiply_word(typename Op::Acc (&c)[R][Op::VECS], const char* const (&row)[R], long at, const char* block) {
+    typename Op::Weight w[Op::VECS];
+    AF_UNROLL for (int v = 0; v < Op::VECS; v++) w[v] = Op::weight(Op::raw(block + v * Op::LANES * 4), 0);
+    AF_UNROLL for (int r = 0; r < R; r++) {
+        const typename Op::Word x = Op::word(row[r] + at);
+        AF_UNROLL for (int v = 0; v < Op::VECS; v++) Op::dot(c[r][v], x, w[v]);
+    }
 }
 
 // out[r][32] = rows of a, `pitch` bytes apart, times one panel.
@@ -38,7 +50,13 @@ AF_NOINLINE void tile(const char* a, long pitch, const char* panel, long blocks,
     AF_UNROLL for (int r = 0; r < R; r++) row[r] = a + r * pitch;
     for (long n = 0; n < PANEL; n += Op::WIDTH) {
         typename Op::Acc c[R][Op::VECS];
-        gemm::multiply<Op, R>(c, row, panel + n * 4, blocks);
+        AF_UNROLL for (int r = 0; r < R; r++)
+            AF_UNROLL for (int v = 0; v < Op::VECS; v++) c[r][v] = Op::zero();
+        const char* from = panel + n * 4;
+        long i = 0;
+        for (; i + 4 <= blocks; i += 4, from += 4 * BLOCK)
+            AF_UNROLL for (int j = 0; j < 4; j++) multiply_word<Op, R>(c, row, (i + j) * 4, from + j * BLOCK);
+        for (; i < blocks; i++, from += BLOCK) multiply_word<Op, R>(c, row, i * 4, from);
         AF_UNROLL for (int r = 0; r < R; r++)
             AF_UNROLL for (int v = 0; v < Op::VECS; v++)
                 std::memcpy(out + r * PANEL + n + v * Op::LANES, &c[r][v], sizeof(c[r][v]));

@@ -1,4 +1,4 @@
-"""Attention in float and bf16 against float64: shapes, masks, causal, long rows of keys, shared heads, special values."""
+"""Attention in float and bf16 against float64: shapes, masks, causal, many keys, shared heads, special values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pytest
 import torch
 
