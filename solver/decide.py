@@ -85,13 +85,24 @@ def verified(table: CostTable, wish: Wish, choices: Mapping[str, str]) -> float 
     return value_of(totals(table, choices), wish.objective, wish.budget)
 
 
-def decide(table: CostTable, wish: Wish, limits: Limits, excluded: Collection[str] = ()) -> Outcome:
-    """The best verified choices for ``wish`` with a bound; ``excluded`` choices are not taken."""
+def decide(
+    table: CostTable,
+    wish: Wish,
+    limits: Limits,
+    excluded: Collection[str] = (),
+    known: Mapping[str, str] | None = None,
+) -> Outcome:
+    """The best verified choices for ``wish`` with a bound; ``excluded`` choices are not taken.
+
+    ``known`` choices (of a nearby wish) are a candidate and a start.
+    """
     deadline = time.perf_counter() + limits.time_s
     out = Outcome()
     uniform = uniform_choices(table, wish.budget, wish.objective, excluded)
     if uniform:
         out.offer(uniform, verified(table, wish, uniform))
+    if known and not any(choice in excluded for choice in known.values()):
+        out.offer(known, verified(table, wish, known))
     most = MOST_PAIRED if table.pairs else MOST_COLUMNS
     if limits.solver and solver_name() and len(table.choices) <= most:
         _by_program(table, wish, limits, excluded, (out, deadline))

@@ -5,15 +5,17 @@ In: a ``CostTable``, a ``Wish``, an ``Outcome``. Out: the fields of a ``Plan`` t
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import dataclass
 
+from adaflex.solver.conflict import sentences
 from adaflex.solver.decide import Limits, Outcome, columns_of, decide
-from adaflex.solver.model import places
+from adaflex.solver.model import build, places
 from adaflex.solver.objective import UNITS, Wish, scale_of
-from adaflex.solver.plan import RunnerUp
-from adaflex.solver.table import Budget, CostTable
+from adaflex.solver.plan import Plan, RunnerUp
+from adaflex.solver.solve import Live, solver_name
+from adaflex.solver.table import Budget, Choice, CostTable
 
 
 def prices_of(table: CostTable, wish: Wish, out: Outcome) -> tuple[tuple[str, float], ...]:
@@ -69,7 +71,9 @@ def asked(budget: Budget, table: CostTable) -> dict[str, Budget]:
 
 
 def reasons_of(table: CostTable, wish: Wish, out: Outcome, excluded: Collection[str], time_s: float) -> list[str]:
-    """Notes of the search; for an impossible wish, the least achievable value of each budget that fails alone."""
+    """Notes of the search; for an impossible wish also the least achievable value of each budget that fails alone,
+    a minimal set of conflicting budgets and the nearest feasible ones.
+    """
     if out.status != "infeasible":
         return list(out.notes)
     said = []
@@ -78,26 +82,73 @@ def reasons_of(table: CostTable, wish: Wish, out: Outcome, excluded: Collection[
         kind = name.split(" ")[0]
         if kind not in ("memory", "latency", "loss", "bits"):
             continue
-        free = Budget(
-            phase_weights=only.phase_weights
-            if kind != "latency"
-            else tuple(int(v is not None) for v in only.latency_ns)
-        )
-        least = decide(table, Wish(kind, free, False), Limits(time_s=max(0.5, time_s / (2 * len(each)))), excluded)
-        limit = (
-            only.memory_bytes or only.bits_milli or only.loss or next((v for v in only.latency_ns if v is not None), 0)
-        )
-        if least.bound is not None and least.value is not None and least.bound > limit:
-            said.append(f"{name} is at least {least.value:.6g}{UNITS[kind]} on this table and may be {limit:.6g}")
-    if not said:
-        said.append(
-            "the budgets " + ", ".join(each) + " hold alone but not together"
-            if each
-            else "the table's own rules conflict"
-        )
-    return said + out.notes
+        timed = tuple(int(limit is not None) for limit in only.latency_ns)
+        limits = Limits(time_s=max(0.5, time_s / (4 * len(each))), ties=())
+        least = decide(table, Wish(kind, Budget(phase_weights=timed), False), limits, excluded)
+        given = (only.memory_bytes, only.bits_milli, only.loss, *only.latency_ns)
+        most = next((limit for limit in given if limit is not None), 0)
+        if least.bound is not None and least.value is not None and least.bound > most:
+            said.append(f"{name} is at least {least.value:.6g}{UNITS[kind]} on this table and may be {most:.6g}")
+    return said + sentences(table, wish, excluded, max(1.0, 0.5 * time_s)) + out.notes
 
 
-def per_unit(price: float, unit: float) -> float:
-    """What ``unit`` more of a budget saves, by its price; nan where that is not known."""
-    return price * unit if math.isfinite(price) else math.nan
+def exact_runner_up(table: CostTable, plan: Plan, site: str, *, time_limit_s: float = 30.0) -> RunnerUp | None:
+    """The next best choice for ``site`` by solving again with its choice ruled out; None where there is no other."""
+    wish = Wish(plan.objective, plan.budget, False)
+    out = decide(table, wish, Limits(time_s=time_limit_s, ties=()), (plan.choice_of(site),))
+    if out.choices is None or out.value is None or plan.value is None:
+        return None
+    price = out.value - plan.value
+    return RunnerUp(site, out.choices[site], price, price <= abs(plan.value) * 1e-12)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One choice of a site, and why the plan did not take it."""
+
+    choice: str
+    why: str
+    price: float  # lower estimate of what taking it would cost, in the objective's unit
+    size_bytes: int
+    time_ns: tuple[int, ...]
+    loss: float
+
+
+def columns_for(table: CostTable, plan: Plan, site: str, pins: Collection[str] = ()) -> list[Column]:
+    """Every choice of ``site`` with the reason why it was taken or not, cheapest first."""
+    wish = Wish(plan.objective, plan.budget, False)
+    held = [i for i, choice in enumerate(table.choices) if choice.id in pins]
+    program = build(table, wish.budget, held)
+    duals = Live(program, plan.objective).relax() if solver_name() else None
+    chosen = plan.choice_of(site)
+    mine = list(places(table).by_site[site])
+    own = next(i for i in mine if table.choices[i].id == chosen)
+    found = []
+    for i in mine:
+        choice, price = table.choices[i], 0.0
+        if duals is not None:
+            price = max(0.0, float(duals.reduced[i] - min(duals.reduced[own], 0.0)) * scale_of(table, plan.objective))
+        if choice.id == chosen:
+            why, price = "taken", 0.0
+        elif choice.id in pins:
+            why = "ruled out by a pin"
+        elif program.upper[i] == 0.0:
+            why = "alone exceeds a budget"
+        elif any(_dominates(table.choices[k], choice) for k in mine if k != i):
+            why = "dominated: another choice is nowhere worse"
+        else:
+            why = f"costs {price:.4g} more at these prices" if price else "a tie at these prices"
+        cost = choice.cost
+        found.append(Column(choice.id, why, price, cost.size_bytes, cost.time_ns, cost.loss))
+    return sorted(found, key=lambda column: (column.why != "taken", column.price, column.choice))
+
+
+def _dominates(better: Choice, worse: Choice) -> bool:
+    """Whether ``better`` can replace ``worse`` at no cost in anything the program sees but cuts and links."""
+    if (better.tier, better.activation, better.sites) != (worse.tier, worse.activation, worse.sites) or better.requires:
+        return False
+    a, b = better.cost, worse.cost
+    pairs = [(a.size_bytes, b.size_bytes), (a.loss, b.loss), (a.workspace_bytes, b.workspace_bytes)]
+    pairs += [(a.stage_bytes, b.stage_bytes), *zip(a.time_ns, b.time_ns, strict=True)]
+    pairs += list(zip(a.stream_ns or (0,) * len(a.time_ns), b.stream_ns or (0,) * len(b.time_ns), strict=True))
+    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
