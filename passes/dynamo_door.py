@@ -5,7 +5,8 @@ In: Dynamo's graph module and real example inputs, inside a backend. Out: ``Dyna
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -18,7 +19,7 @@ from adaflex.passes.assemble import Argument, assemble
 from adaflex.passes.assemble import Traced as Assembly
 from adaflex.passes.capture import Capture
 from adaflex.passes.export_door import qualified_names
-from adaflex.passes.torch_compat import Source, argument_sources, real_tensors, trace
+from adaflex.passes.torch_compat import Source, argument_sources, call_signature, real_tensors, trace
 
 Run = Callable[[tuple[Tensor, ...], tuple[Any, ...]], Sequence[Any]]
 """(the model's own tensors aligned with ``Capture.sources``, the call's inputs) -> every output of the graph."""
@@ -55,9 +56,10 @@ def capture_dynamo(
     names = {} if root is None else qualified_names(root)
     with real_tensors():
         arguments = {
-            node.name: _argument(index, value, sources[index], fixed, names)
+            node.name: _argument(value, sources[index], index in fixed, names, root)
             for index, (node, value) in enumerate(zip(placeholders, example_inputs, strict=True))
         }
+        _read_sizes(traced.graph.graph, arguments)
         _lift_attributes(traced.graph, arguments)
         order = [node.name for node in placeholders if arguments[node.name].role in ("input", "state")]
         mutations = {index: placeholders[at].name for index, at in enumerate(traced.mutated)}
@@ -73,17 +75,64 @@ def capture_dynamo(
     return DynamoCapture(capture, tensors, tuple(sources[position[name]] for name in order), make_callable)
 
 
-def _argument(index: int, value: Any, source: Source, fixed: set[int], names: dict[int, tuple[str, ...]]) -> Argument:
+def _argument(
+    value: Any, source: Source, fixed: bool, names: Mapping[int, tuple[str, ...]], root: nn.Module | None
+) -> Argument:
     own = names.get(id(value), (source.name(),))
-    if isinstance(value, Tensor) and index in fixed:
+    if isinstance(value, Tensor) and fixed:
         if value.device.type == "meta":
             raise CaptureError(f"'{own[0]}' is on the meta device and has no values: load the weights first")
         return Argument("source", own[0], own, value, isinstance(value, nn.Parameter))
     if id(value) in names:
         return Argument("state", own[0], own, value)
     if isinstance(value, Tensor | torch.SymInt | int):
-        return Argument("input", source.text, path=tuple(key for _, key in source.steps if isinstance(key, str | int)))
+        path = call_path(source, root)
+        return Argument("input", ".".join(map(str, path)) or source.text, path=path)
     raise CaptureError(f"input {source.text} is a {type(value).__name__}: only tensors and ints can be inputs")
+
+
+def call_path(source: Source, root: nn.Module | None) -> tuple[str | int, ...]:
+    """Where a source stands in the user's call: argument name, then keys; () where it is no part of the call.
+
+    Libraries wrap ``forward`` in functions of ``*args`` and ``**kwargs``: those names are looked through.
+    """
+    path = tuple(key for kind, key in source.steps if kind != "size" and isinstance(key, str | int))
+    if (
+        not source.steps
+        or source.steps[0][0] != "local"
+        or len(path) != len([s for s in source.steps if s[0] != "size"])
+    ):
+        return ()
+    if root is None or len(path) < 2:
+        return path
+    kind = {each.name: each.kind for each in call_signature(root).parameters.values()}.get(str(path[0]))
+    if kind == inspect.Parameter.VAR_KEYWORD:
+        return path[1:]
+    if kind == inspect.Parameter.VAR_POSITIONAL and isinstance(path[1], int):
+        inner = list(inspect.signature(type(root).forward).parameters)[1:]
+        return (inner[path[1]], *path[2:]) if path[1] < len(inner) else path
+    return path
+
+
+def _read_sizes(graph: fx.Graph, arguments: dict[str, Argument]) -> None:
+    """Sizes that Dynamo passes as ints are read from a tensor argument that has them, as in the other door."""
+    where: dict[Any, tuple[fx.Node, int]] = {}
+    nodes = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and arguments[node.name].role == "input":
+            for axis, length in enumerate(value.shape):
+                if isinstance(length, torch.SymInt):
+                    where.setdefault(length.node.expr, (node, axis))
+    for node in nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt) and value.node.expr in where:
+            source, axis = where[value.node.expr]
+            with graph.inserting_after(nodes[-1]):
+                size = graph.call_function(torch.ops.aten.sym_size.int, (source, axis))
+            size.meta["val"] = value
+            node.replace_all_uses_with(size)
+            arguments[node.name] = Argument("skip", arguments[node.name].name)
 
 
 def _lift_attributes(module: fx.GraphModule, arguments: dict[str, Argument]) -> None:

@@ -303,7 +303,7 @@ def call_frame() -> CallFrame | None:
             root = _root(names["fn"], arguments, frame.f_back)
             return CallFrame(frame, names["self"], root, arguments, keywords, outermost)
         if path.endswith("torch/_dynamo/convert_frame.py"):
-            converting = True
+            outermost, converting = True, True
         elif converting and not path.endswith(_INNER_FILES):
             outermost = False
         frame = frame.f_back
@@ -365,14 +365,40 @@ def version_of(tensor: Tensor) -> int:
     return int(tensor._version)
 
 
-def short_traceback_root() -> type[Exception]:
-    """The exception class that Dynamo lets through a backend unwrapped; plain Exception where there is none."""
+def versions(tensors: Sequence[Tensor]) -> list[int] | None:
+    """``version_of`` each tensor, quickly; None where one of them has no count."""
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:
+        return None
+
+
+def through_dynamo(error: Exception) -> Exception:
+    """The error as one that Dynamo lets through a backend unwrapped, so that ``except`` of its own class works."""
     try:
         from torch._dynamo.exc import ShortenTraceback
     except ImportError:
-        return Exception
-    root: type[Exception] = ShortenTraceback
-    return root
+        return error
+
+    class Twin(type(error), ShortenTraceback):  # type: ignore[misc]
+        def __init__(self, message: str) -> None:
+            ShortenTraceback.__init__(self, message, first_useful_frame=None)
+
+    Twin.__name__, Twin.__qualname__ = type(error).__name__, type(error).__qualname__
+    Twin.__module__ = type(error).__module__
+    twin: Exception = Twin(str(error))
+    return twin
+
+
+def scope_of(compiled: object) -> object | None:
+    """The object that ``torch.compile`` made for a compiled module or function; None for anything else."""
+    context = getattr(compiled, "dynamo_ctx", None)
+    if context is None:
+        call = getattr(compiled, "_compiled_call_impl", None) or compiled
+        cells = getattr(call, "__closure__", None) or ()
+        names = getattr(getattr(call, "__code__", None), "co_freevars", ())
+        context = next((_content(cell) for name, cell in zip(names, cells, strict=False) if name == "self"), None)
+    return context
 
 
 def recompile_limit() -> int:

@@ -1,0 +1,302 @@
+"""What stands behind a compiled call: which program serves which weights, when to plan, what was never handed over.
+
+In: captures from the backend, real tensors at each call, a planner. Out: the outputs of the planned program, or of
+the captured graph where nothing is planned yet. Weights are held weakly: a deleted model frees its programs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from adaflex.errors import AdaflexError
+from adaflex.options import Options
+from adaflex.passes.calibration import Batch
+from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.dynamo_door import DynamoCapture
+from adaflex.passes.torch_compat import CallFrame, call_frame, versions
+
+log = logging.getLogger("adaflex")
+
+Key = tuple[int, ...]  # identities of the tensors that a graph was called with
+
+
+class Runnable(Protocol):
+    """A planned graph: its inputs in order, all its outputs in order, mutations first."""
+
+    def __call__(self, *inputs: Any) -> Sequence[Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The call that led to planning. Tensors are copies."""
+
+    inputs: tuple[Any, ...]  # of the captured graph
+    batch: Batch | None  # the user's own arguments; None where the whole call is not known
+    root: nn.Module | None  # the module that was compiled
+
+    def original(self, batch: Batch) -> Any:
+        """The original model's output for a call, in eager, its buffers left as they are."""
+        if self.root is None:
+            raise AdaflexError("the compiled function belongs to no module: its original cannot be run by itself")
+        return run_original(self.root, batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One graph with one set of weights: what is planned, alone or together with others of the same call."""
+
+    capture: Capture
+    weights: Weights
+    call: Call
+
+
+class Planner(Protocol):
+    """Decides for graphs that belong to one ``torch.compile``."""
+
+    def plan(self, parts: Sequence[Part], options: Options) -> Sequence[Runnable]:
+        """Plan all parts together, under one set of budgets; one runnable each."""
+
+    def extend(self, part: Part, options: Options, earlier: Sequence[Runnable]) -> Runnable:
+        """A graph that came later and shares weights with ``earlier``: known sites keep their choices."""
+
+
+def run_original(root: nn.Module, batch: Batch) -> Any:
+    """``root(*args, **kwargs)`` in eager even inside a compiled call; buffers and the random state do not move."""
+    with torch.compiler.set_stance("force_eager"), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        buffers = {name: buffer.clone() for name, buffer in root.named_buffers()}
+        return torch.func.functional_call(root, buffers, batch.args, dict(batch.kwargs))
+
+
+def copied(value: Any) -> Any:
+    """The value with every tensor in lists, tuples and dicts copied."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping) and type(value) is dict:
+        return {key: copied(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(copied(each) for each in value)
+    return value
+
+
+@dataclass(eq=False)
+class Bound:
+    """A runnable and the weights it was made for."""
+
+    runnable: Runnable
+    key: Key
+    versions: list[int] | None
+    signature: str
+    watches: list[weakref.ref[Tensor]] = field(default_factory=list)
+
+    def current(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether no weight was edited in place since; ``.data`` edits cannot be seen."""
+        return versions(tensors) == self.versions
+
+
+class CompiledGraph:
+    """One graph that Dynamo handed over: called with the tensors and inputs of each run."""
+
+    def __init__(self, scope: Scope, captured: DynamoCapture, whole: bool) -> None:
+        self.capture = captured.capture
+        self.scope = scope
+        self.whole = whole
+        self.bound: dict[Key, Bound] = {}
+        self.errors: dict[Key, AdaflexError] = {}
+        shapes = [(each.dtype, each.shape) for each in self.capture.inputs]
+        self.signature = f"{self.capture.graph.code}\n{shapes}"
+
+    def __call__(self, tensors: tuple[Tensor, ...], inputs: tuple[Any, ...]) -> Sequence[Any]:
+        bound = self.bound.get(tuple(map(id, tensors)))
+        if bound is None or not bound.current(tensors):
+            bound = self.scope.resolve(self, tensors, inputs)
+            if bound is None:
+                return self.capture.run(self.capture.bind(tensors), inputs)
+        return bound.runnable(*inputs)
+
+    def bind(self, tensors: Sequence[Tensor], runnable: Runnable) -> Bound:
+        """Let ``runnable`` serve these tensors until one of them is deleted or edited."""
+        key = tuple(map(id, tensors))
+        bound = Bound(runnable, key, versions(tensors), self.signature)
+        own = weakref.ref(self)
+
+        def gone(_: object) -> None:
+            graph = own()
+            if graph is not None:
+                graph.bound.pop(key, None)
+
+        bound.watches = [weakref.ref(tensor, gone) for tensor in tensors]
+        self.bound[key] = bound
+        self.scope.bounds.add(bound)
+        self.scope.graphs.add(self)
+        return bound
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A run that happened before planning: which graph, which weights (weakly), with what inputs."""
+
+    graph: CompiledGraph
+    tensors: tuple[weakref.ref[Tensor], ...]
+    inputs: tuple[Any, ...]
+
+    def alive(self) -> tuple[Tensor, ...] | None:
+        """The weights, unless one of them is gone."""
+        tensors = tuple(each() for each in self.tensors)
+        return None if any(each is None for each in tensors) else tensors  # type: ignore[return-value]
+
+
+class Scope:
+    """Everything that belongs to one ``torch.compile``: its options, its graphs, what was recorded before planning."""
+
+    def __init__(self, planner: Planner, options: Options) -> None:
+        self.planner, self.options = planner, options
+        self.lock = threading.RLock()
+        self.bounds: weakref.WeakSet[Bound] = weakref.WeakSet()
+        self.graphs: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()
+        self.records: list[Record] = []
+        self.kept: FrameType | None = None  # of the call whose graphs are being recorded
+        self.batch: Batch | None = None  # and its arguments
+        self.said: set[str] = set()
+
+    def say_once(self, topic: str, message: str, *values: object) -> None:
+        """A warning, once for each ``torch.compile``."""
+        if topic not in self.said:
+            self.said.add(topic)
+            log.warning(message, *values)
+
+    def resolve(self, graph: CompiledGraph, tensors: tuple[Tensor, ...], inputs: tuple[Any, ...]) -> Bound | None:
+        """The program for these weights: known, made now, or None while the call's graphs are being recorded."""
+        key = tuple(map(id, tensors))
+        with self.lock:
+            bound = graph.bound.get(key)
+            if bound is not None and bound.current(tensors):
+                return bound
+            if key in graph.errors:
+                raise graph.errors[key]
+            if bound is not None:
+                self._forget(tensors)
+            frame = call_frame()
+            try:
+                return self._make(graph, tensors, inputs, frame)
+            except AdaflexError as error:
+                graph.errors[key] = error
+                raise
+
+    def _make(
+        self, graph: CompiledGraph, tensors: tuple[Tensor, ...], inputs: tuple[Any, ...], frame: CallFrame | None
+    ) -> Bound | None:
+        record = Record(graph, tuple(map(weakref.ref, tensors)), inputs)
+        if not graph.whole and frame is not None and self.kept is not None and frame.frame is not self.kept:
+            self._plan_records(frame.root)
+            bound = graph.bound.get(tuple(map(id, tensors)))
+            if bound is not None:
+                return bound
+        if not any(each.is_parameter for each in graph.capture.sources):
+            return graph.bind(tensors, _reference(graph.capture, tensors))
+        earlier = self._earlier(tensors)
+        if earlier:
+            return self._extend(record, tensors, earlier, frame)
+        if graph.whole or frame is None:
+            batch = None if frame is None or not graph.whole else Batch(frame.arguments, frame.keywords)
+            return self._plan([record], batch, frame.root if frame else None)[0]
+        if self.kept is None:
+            self.kept = frame.frame
+            self.batch = copied_batch(Batch(frame.arguments, frame.keywords))
+        known = {(each.graph, tuple(map(id, each.alive() or ()))) for each in self.records}
+        if (graph, tuple(map(id, tensors))) not in known:
+            self.records.append(Record(graph, record.tensors, copied(inputs)))
+        return None
+
+    def _plan(self, records: Sequence[Record], batch: Batch | None, root: nn.Module | None) -> list[Bound]:
+        """Plan the records together and bind them; those whose weights are gone are left out."""
+        made: list[tuple[Record, tuple[Tensor, ...], Part]] = []
+        for record in records:
+            tensors = record.alive()
+            if tensors is not None:
+                call = Call(copied(record.inputs), None if batch is None else copied_batch(batch), root)
+                made.append((record, tensors, Part(record.graph.capture, record.graph.capture.bind(tensors), call)))
+        if not made:
+            return []
+        runnables = self.planner.plan([part for _, _, part in made], self.options)
+        return [
+            record.graph.bind(tensors, runnable) for (record, tensors, _), runnable in zip(made, runnables, strict=True)
+        ]
+
+    def _extend(
+        self, record: Record, tensors: tuple[Tensor, ...], earlier: Sequence[Bound], frame: CallFrame | None
+    ) -> Bound:
+        """A later graph over known weights: the same program where it is the same graph, else the same choices."""
+        graph = record.graph
+        for bound in earlier:
+            if bound.signature == graph.signature and bound.key == tuple(map(id, tensors)):
+                return graph.bind(tensors, bound.runnable)
+        call = Call(copied(record.inputs), None, frame.root if frame else None)
+        part = Part(graph.capture, graph.capture.bind(tensors), call)
+        return graph.bind(tensors, self.planner.extend(part, self.options, [each.runnable for each in earlier]))
+
+    def _earlier(self, tensors: Sequence[Tensor]) -> list[Bound]:
+        """Programs of this scope that hold one of these parameters."""
+        parameters = {id(tensor) for tensor in tensors if isinstance(tensor, nn.Parameter)}
+        return [bound for bound in self.bounds if parameters.intersection(bound.key)]
+
+    def _forget(self, tensors: Sequence[Tensor]) -> None:
+        """Weights were edited: every program that holds one of them is dropped."""
+        log.info("weights were edited since they were planned: planning again")
+        stale = {id(tensor) for tensor in tensors}
+        for graph in list(self.graphs):
+            for key in [key for key in graph.bound if stale.intersection(key)]:
+                self.bounds.discard(graph.bound.pop(key))
+
+    def _plan_records(self, root: nn.Module | None) -> None:
+        """The call whose graphs were recorded has ended: plan them together, and name what was never handed over."""
+        records, self.records = self.records, []
+        batch, self.batch = self.batch, None
+        frame, self.kept = self.kept, None
+        self._plan(records, batch, root)
+        self.say_once(
+            "breaks",
+            "the model was captured as %d graphs because of graph breaks; they were planned together after the first "
+            "call. fullgraph=True shows where it breaks",
+            len(records),
+        )
+        if root is not None:
+            self._name_unseen(root, records)
+        if frame is not None:
+            try:
+                frame.clear()
+            except RuntimeError:  # still running in another thread: its locals go when it ends
+                log.debug("a recorded call is still running")
+
+    def _name_unseen(self, root: nn.Module, records: Sequence[Record]) -> None:
+        seen = {id(tensor) for record in records for tensor in record.alive() or ()}
+        unseen = [(name, each) for name, each in root.named_parameters() if id(each) not in seen]
+        if unseen:
+            count = sum(each.numel() * each.element_size() for _, each in unseen)
+            names = ", ".join(name for name, _ in unseen[:5]) + (", ..." if len(unseen) > 5 else "")
+            self.say_once(
+                "unseen",
+                "not planned, because torch never handed them over: %s (%d bytes stay as they are); "
+                "fullgraph=True shows why, adaflex.compile(model, inputs) avoids it",
+                names,
+                count,
+            )
+
+
+def copied_batch(batch: Batch) -> Batch:
+    """The call with its tensors copied."""
+    return Batch(copied(batch.args), copied(dict(batch.kwargs)))
+
+
+def _reference(capture: Capture, tensors: Sequence[Tensor]) -> Callable[..., Sequence[Any]]:
+    """A graph without parameters has nothing to decide: it runs as it was captured."""
+    weights = capture.bind(tensors)
+    return lambda *inputs: capture.run(weights, inputs)
