@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from adaflex.passes.sites import Sites
 from torch import Tensor, fx, nn
 
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.menu import Encoded, Family, Machine, Menu, family
+from adaflex.passes.sites import Sites
 
 __all__ = ["Encoded", "Family", "Machine", "Menu", "Reference", "arguments_of", "rewrite", "run"]
 

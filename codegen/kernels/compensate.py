@@ -42,10 +42,10 @@ def inverse_factor(gram: Tensor) -> Tensor | None:
     mean = float(gram.diagonal().mean())
     if not mean > 0:
         return None
-    damped = gram.double()
-    damped = damped + torch.eye(len(gram), dtype=torch.float64) * (DAMPING * mean)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    damped = gram.double() + torch.eye(len(gram), dtype=torch.float64) * (DAMPING * mean)
+    # Cholesky from the last column backwards: G = R Rᵀ with R upper, so that R⁻¹ is the factor of G⁻¹ = R⁻ᵀ R⁻¹.
+    upper = torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
+    factor: Tensor = torch.linalg.solve_triangular(upper, torch.eye(len(gram), dtype=torch.float64), upper=True)
     return factor.float()
 
 

@@ -1,0 +1,99 @@
+"""Encodes weights as they would ship: repaired with what calibration tells of each layer's own inputs.
+
+In: a Capture, weights, Sites, menu and Samples. Out: ``Encoded`` tensors, the same ones however often they are asked
+for: codes are held, plain casts made anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+from adaflex.passes.calibration import Inputs, Samples
+from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.menu import Encoded, Menu, family
+from adaflex.passes.repair import Statistics, repair_gram, statistics
+from adaflex.passes.sites import Sites
+from adaflex.passes.suffix import Cursor
+from adaflex.solver.table import Encoding
+
+log = logging.getLogger("adaflex.passes")
+
+HELD_BYTES = 1 << 30  # of codes held in memory; beyond, tensors are encoded anew when asked for
+
+
+class Encoder:
+    """Encoded weights of one model, by site and encoding."""
+
+    def __init__(self, capture: Capture, weights: Weights, sites: Sites, menu: Menu, data: Samples) -> None:
+        self.capture, self.weights, self.sites, self.menu, self.data = capture, weights, sites, menu, data
+        self.notes: list[tuple[str, str]] = []
+        self._held: dict[tuple[str, Encoding], Encoded] = {}
+        self._bytes = 0
+        self._last: tuple[fx.Node, Statistics] | None = None
+
+    def cursor(self, calls: Sequence[Inputs]) -> Cursor:
+        """A cursor at the graph's start."""
+        return Cursor(self.capture, self.weights, calls)
+
+    def encoded(self, chosen: Mapping[str, Encoding]) -> dict[str, Encoded]:
+        """The tensors of a plan, in one pass over the model where statistics are needed."""
+        found = {
+            site: self._held[site, encoding] for site, encoding in chosen.items() if (site, encoding) in self._held
+        }
+        missing = [site for site in chosen if site not in found]
+        plain = [site for site in missing if chosen[site].rounding != "compensated"]
+        for site in plain:
+            found[site] = self._encode(site, chosen[site], None)
+        cursor: Cursor | None = None
+        rest = set(missing) - set(plain)
+        for site in sorted(rest, key=lambda each: self._place(each)):
+            cursor = cursor or self.cursor(self.data.fit)
+            cursor.advance(self.sites.uses[site][0])
+            found[site] = self.encode_at(cursor, site, chosen[site])
+        return {site: found[site] for site in chosen}
+
+    def _place(self, site: str) -> int:
+        names = [node.name for node in self.capture.graph.graph.nodes]
+        return names.index(self.sites.uses[site][0])
+
+    def encode_at(self, cursor: Cursor, site: str, encoding: Encoding) -> Encoded:
+        """The site's tensor, with the cursor (over the fitting calls) standing before its first use."""
+        known = self._held.get((site, encoding))
+        if known is not None:
+            return known
+        gram = None
+        if encoding.rounding == "compensated":
+            gram = self._gram(cursor, site)
+        return self._encode(site, encoding, gram)
+
+    def _encode(self, site: str, encoding: Encoding, gram: Tensor | None) -> Encoded:
+        weight = self.sites.weight(self.weights, site).detach().float()
+        made = family(self.menu, encoding.family).encode(weight, encoding, gram)
+        size = sum(part.numel() * part.element_size() for part in made.parts.values())
+        if encoding.rounding == "compensated" and self._bytes + size <= HELD_BYTES:
+            self._held[site, encoding] = made
+            self._bytes += size
+        return made
+
+    def _gram(self, cursor: Cursor, site: str) -> Tensor | None:
+        """Of the linear's input; siblings share one. None, said once, where there are too few rows."""
+        node = cursor.node(self.sites.uses[site][0])
+        x: Any = node.args[0]
+        if self._last is None or self._last[0] is not x:
+            mask = self.data.mask
+            masks = [None if mask is None else call[mask] for call in self.data.fit]
+            inputs = [values[x] for values in cursor.values]
+            self._last = (x, statistics(zip(inputs, masks, strict=True)))
+        found = repair_gram(self._last[1])
+        if found is None and not any(name == "repair" for name, _ in self.notes):
+            text = (
+                f"calibration gives {self._last[1].rows} rows for the {len(self._last[1].gram)} inputs of {site}: too "
+                "few for second-order repair, rounded to nearest with searched clipping; give more data"
+            )
+            self.notes.append(("repair", text))
+            log.warning(text)
+        return found

@@ -1,0 +1,54 @@
+"""What calibration tells about a layer's inputs, and how far a repair may trust it.
+
+In: the rows that a linear reads, padding left out. Out: ``Statistics``, and the gram matrix that a family's ``encode``
+repairs with (second-order rounding, weighted clipping), or None where there is too little to go by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+VERSION = 1  # of the repair: cached losses of another version do not count
+ROWS_PER_COLUMN = 0.5  # below this share of rows to columns a second-order repair fits noise
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Sums over calibration rows x [K] of one linear's input."""
+
+    gram: Tensor  # [K, K] fp32: sum x xᵀ
+    rows: int
+
+    def trusted(self) -> bool:
+        """Whether there are rows enough for second-order repair."""
+        return self.rows >= ROWS_PER_COLUMN * len(self.gram)
+
+
+def statistics(inputs: Iterable[tuple[Tensor, Tensor | None]]) -> Statistics:
+    """Over (x [..., K], mask [B, T] or None) of each call; rows where the mask is 0 do not count."""
+    gram: Tensor | None = None
+    count = 0
+    for x, mask in inputs:
+        rows = kept_rows(x, mask)
+        own = rows.T @ rows
+        gram = own if gram is None else gram.add_(own)
+        count += len(rows)
+    if gram is None:
+        raise ValueError("no inputs to take statistics of")
+    return Statistics(gram, count)
+
+
+def kept_rows(x: Tensor, mask: Tensor | None) -> Tensor:
+    """``x`` [..., K] as rows fp32 [R, K] without padding; a mask that does not fit its leading sizes is ignored."""
+    if mask is not None and x.dim() > mask.dim() and x.shape[: mask.dim()] == mask.shape:
+        x = x[mask != 0]
+    return x.reshape(-1, x.shape[-1]).float()
+
+
+def repair_gram(found: Statistics) -> Tensor | None:
+    """The gram matrix for ``encode``: None where there are too few rows for it."""
+    return found.gram if found.trusted() and bool(torch.isfinite(found.gram).all()) else None
