@@ -14,11 +14,12 @@ namespace gemm {
 
 template <class Op, class Ep>
 AF_INLINE void product(const Shape& s, const void* b, long blocks, Ep& ep) {
-    sweep<Op::ROWS>(s, [&](long row, int rows, long n, Ahead ahead) AF_LAMBDA {
+    const auto each = [&](long row, int rows, long n, const char* panel, Fetch fetch) AF_LAMBDA {
         alignas(64) float sums[Op::ROWS * PANEL];
-        run_tile<Op>(s, s.a + row * s.lda, rows, (const char*)b, n, blocks, ahead, sums);
+        tile_of<Op>(rows)(s.a + row * s.lda, s.lda, panel, blocks, (char*)sums, fetch);
         finish(s, row, rows, n, ep, [&](int r, int half) AF_LAMBDA { return load(sums + r * PANEL + half * 16); });
-    });
+    };
+    sweep<Op::ROWS>(s, b, blocks * BLOCK, each);
 }
 
 }  // namespace gemm

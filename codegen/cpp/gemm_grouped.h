@@ -78,7 +78,7 @@ AF_INLINE void fold(const Grouped& p, Sums<Op, R>& sums, typename Op::Acc (&c)[R
 
 template <class Op, int G, bool ASYM, int R>
 AF_NOINLINE void grouped_tile(const Grouped& p, const char* a, const char* b, const float* code_sums, long n,
-                              float* out) {
+                              float* out, Fetch fetch) {
     constexpr long BLOCKS = G / (4 * Op::WORDS);
     const char* scales[R];
     AF_UNROLL for (int r = 0; r < R; ++r) scales[r] = a + r * p.lda + p.codes;
@@ -88,14 +88,14 @@ AF_NOINLINE void grouped_tile(const Grouped& p, const char* a, const char* b, co
             const char* row[R];
             AF_UNROLL for (int r = 0; r < R; ++r) row[r] = a + r * p.lda + g * G;
             typename Op::Acc c[R][Op::VECS];
-            multiply<Op, R, R == 1 ? 2 : 1>(c, row, b + g * BLOCKS * BLOCK, BLOCKS);
+            multiply<Op, R, R == 1 ? 2 : 1>(c, row, b + g * BLOCKS * BLOCK, BLOCKS, fetch);
             fold<Op, R, ASYM>(p, sums, c, scales, code_sums, g, n);
         }
         sums.done(out);
     }
 }
 
-using GroupedCall = void (*)(const Grouped&, const char*, const char*, const float*, long, float*);
+using GroupedCall = void (*)(const Grouped&, const char*, const char*, const float*, long, float*, Fetch);
 
 template <class Op, int G, bool ASYM>
 AF_INLINE GroupedCall grouped_tile_of(int rows) {
@@ -151,14 +151,14 @@ AF_INLINE void grouped_product(const Grouped& p, const Shape& all, const void* b
         s.a += first * s.lda;
         s.rows = all.rows - first < chunk ? all.rows - first : chunk;
         if (ASYM) sum_codes<G>(p, s.a, s.rows, code_sums);
-        sweep<Op::ROWS>(s, [&](long row, int rows, long n, Ahead) AF_LAMBDA {
+        const auto each = [&](long row, int rows, long n, const char* panel, Fetch fetch) AF_LAMBDA {
             alignas(64) float sums[Op::ROWS * PANEL];
             const float* of_rows = code_sums + (ASYM ? row * p.groups : 0);
-            const char* panel = (const char*)b + n / PANEL * bytes;
-            grouped_tile_of<Op, G, ASYM>(rows)(p, s.a + row * s.lda, panel, of_rows, n, sums);
+            grouped_tile_of<Op, G, ASYM>(rows)(p, s.a + row * s.lda, panel, of_rows, n, sums, fetch);
             const auto value = [&](int r, int half) AF_LAMBDA { return load(sums + r * PANEL + half * 16); };
             finish(s, first + row, rows, n, ep, value);
-        });
+        };
+        sweep<Op::ROWS>(s, b, bytes, each);
     }
 }
 

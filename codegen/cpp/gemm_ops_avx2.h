@@ -37,6 +37,10 @@ struct IntAcc : OpBase {
     static AF_INLINE Acc zero() { return _mm256_setzero_si256(); }
     static AF_INLINE Acc add(Acc x, Acc y) { return _mm256_add_epi32(x, y); }
     static AF_INLINE Float value(Acc x) { return _mm256_cvtepi32_ps(x); }
+    static AF_INLINE void accumulate(Acc& c, __m256i x) {
+        c = _mm256_add_epi32(c, x);
+        asm("" : "+x"(c));  // else GCC regroups the sums of several steps and spills them all
+    }
 };
 
 struct FloatAcc : OpBase {
@@ -117,8 +121,8 @@ struct U8S8 : IntAcc {
         return {_mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8), _mm256_srai_epi16(b, 8)};
     }
     static AF_INLINE void dot(Acc& c, const Word& x, const Weight& w) {
-        __m256i both = _mm256_add_epi32(_mm256_madd_epi16(x.even, w.even), _mm256_madd_epi16(x.odd, w.odd));
-        c = _mm256_add_epi32(c, both);
+        accumulate(c, _mm256_madd_epi16(x.even, w.even));
+        accumulate(c, _mm256_madd_epi16(x.odd, w.odd));
     }
 };
 
@@ -133,7 +137,7 @@ struct U8S4 : IntAcc {
         return _mm256_sub_epi8(_mm256_and_si256(low, _mm256_set1_epi8(15)), _mm256_set1_epi8(8));
     }
     static AF_INLINE void dot(Acc& c, Word x, Weight w) {
-        c = _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
+        accumulate(c, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
     }
 };
 

@@ -2,7 +2,7 @@
 // registers of 16 columns. Each Op names its accumulator, how a block unfolds into WORDS steps of 32 columns, and the
 // multiply-add of one step.
 //
-// The dot products are inline assembly: with the intrinsics GCC 12 copies every accumulator inside the loop.
+// The multiply-adds are inline assembly: with the intrinsics GCC 12 copies every accumulator inside the loop.
 #pragma once
 
 #include <immintrin.h>
@@ -72,7 +72,7 @@ struct F32 : FloatAcc {
     using Weight = __m512i;
     static AF_INLINE Weight weight(Raw b, int) { return b; }
     static AF_INLINE void dot(Acc& c, Word x, Weight w) {
-        c = _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(w), c);
+        asm("vfmadd231ps %2,%1,%0" : "+v"(c) : "v"(x), "v"(w));
     }
 };
 

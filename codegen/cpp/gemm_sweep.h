@@ -12,6 +12,7 @@ namespace gemm {
 
 constexpr long ROW_BLOCK_BYTES = 128 << 10;  // activations of a row block: an eighth of an L2 of 1 MB
 constexpr long FEWEST_ROWS = 32;             // of a row block
+constexpr long FETCH_ROWS = 5;               // with fewer rows the hardware's own prefetch keeps up
 
 // What a product is: where its parts lie and which columns are asked for.
 struct Shape {
@@ -28,31 +29,34 @@ AF_INLINE long rows_of_block(const Shape& s, int tile_rows) {
     return s.rows <= fit + fit / 2 ? s.rows : fit;
 }
 
-// A share of the next panel that a tile fetches into L2 while it works: the first four, two or one tiles do so, spread
-// over their inner loop. (A burst of prefetches between tiles costs 3 to 20 %; this costs nothing measurable with the
-// weights in L3 and gains up to 25 % where they come from memory.)
-struct Ahead {
-    int share, shares;  // shares = 0: none
-};
+// What tile t of a panel's `tiles` fetches of the next panel (`bytes` long, at `next`). The first four, two or one tiles
+// share it, spread over their inner loops: a burst of prefetches between tiles costs 3 to 20 %, this about 1 % with the
+// weights in L3, and gains up to 25 % where they come from memory.
+AF_INLINE Fetch share_of_next(const char* next, long bytes, long t, long tiles) {
+    const long shares = tiles >= 4 ? 4 : tiles >= 2 ? 2 : 1;
+    return {next + t * bytes / shares, t < shares ? 8 / shares : 0};
+}
 
-// Calls each(first row, rows, column of the panel, ahead) for all tiles.
+// Calls each(first row, rows, column of the panel, its weights, what to fetch) for all tiles; `bytes`: of a panel.
 template <int ROWS, class Each>
-AF_INLINE void sweep(const Shape& s, Each&& each) {
+AF_INLINE void sweep(const Shape& s, const void* b, long bytes, Each&& each) {
     const long block = rows_of_block(s, ROWS);
     for (long first = 0; first < s.rows; first += block) {
         const long rows = s.rows - first < block ? s.rows - first : block;
         const long tiles = (rows + ROWS - 1) / ROWS;
-        const int shares = tiles >= 4 ? 4 : tiles >= 2 ? 2 : 1;
-        for (long n = s.n0; n < s.n1; n += PANEL)
+        for (long n = s.n0; n < s.n1; n += PANEL) {
+            const char* panel = (const char*)b + n / PANEL * bytes;
+            const bool last = n + PANEL >= s.n1 || rows < FETCH_ROWS;
             for (long t = 0; t < tiles; ++t) {
                 const long r0 = rows * t / tiles, r1 = rows * (t + 1) / tiles;
-                const bool fetch = t < shares && r1 - r0 == ROWS && n + PANEL < s.n1;
-                each(first + r0, int(r1 - r0), n, Ahead{int(t), fetch ? shares : 0});
+                const Fetch fetch = last ? Fetch{panel, 0} : share_of_next(panel + bytes, bytes, t, tiles);
+                each(first + r0, int(r1 - r0), n, panel, fetch);
             }
+        }
     }
 }
 
-using TileCall = void (*)(const char* a, long lda, const char* b, long blocks, char* out, const char* ahead);
+using TileCall = void (*)(const char* a, long lda, const char* b, long blocks, char* out, Fetch fetch);
 
 // The tile function for 1..Op::ROWS rows.
 template <class Op>
@@ -68,22 +72,6 @@ AF_INLINE TileCall tile_of(int rows) {
         tile<Op, Op::ROWS < 8 ? Op::ROWS : 8>,
     };
     return calls[rows - 1];
-}
-
-// Runs the tile of `rows` rows at `a` on panel n.
-template <class Op>
-AF_INLINE void run_tile(const Shape& s, const char* a, int rows, const char* b, long n, long blocks, Ahead ahead,
-                        void* out) {
-    const char* panel = b + n / PANEL * blocks * BLOCK;
-    const char* next = panel + blocks * BLOCK;
-    char* sums = (char*)out;
-    const long part = ahead.share * blocks * BLOCK;
-    switch (ahead.shares) {
-        case 4: return tile<Op, Op::ROWS, 2>(a, s.lda, panel, blocks, sums, next + part / 4);
-        case 2: return tile<Op, Op::ROWS, 4>(a, s.lda, panel, blocks, sums, next + part / 2);
-        case 1: return tile<Op, Op::ROWS, 8>(a, s.lda, panel, blocks, sums, next);
-        default: tile_of<Op>(rows)(a, s.lda, panel, blocks, sums, nullptr);
-    }
 }
 
 // Hands a tile to the epilogue: value(r, half) gives 16 columns of row r of the tile.

@@ -38,19 +38,26 @@ AF_INLINE void multiply_block(typename Op::Acc (&c)[R][Op::VECS], const char* co
     }
 }
 
-// Sums over `blocks` blocks, a multiple of 4 unless Op::REMAINDER. With AHEAD, every 4 blocks (8 cache lines) ask for
-// AHEAD lines at `ahead`, into L2.
-template <class Op, int R, int S = chains<Op, R>(), int AHEAD = 0>
+// Cache lines to ask for, into L2, while a tile works: `lines` per 4 blocks (8 lines) of the panel.
+struct Fetch {
+    const char* at;
+    long lines;
+    AF_INLINE void step() {
+        for (long i = 0; i < lines; ++i, at += 64) __builtin_prefetch(at, 0, 2);
+    }
+};
+
+// Sums over `blocks` blocks, a multiple of 4 unless Op::REMAINDER.
+template <class Op, int R, int S = chains<Op, R>()>
 AF_INLINE void multiply(typename Op::Acc (&sum)[R][Op::VECS], const char* const (&a)[R], const char* b, long blocks,
-                        const char* ahead = nullptr) {
+                        Fetch& fetch) {
     typename Op::Acc c[S][R][Op::VECS];
     AF_UNROLL for (int s = 0; s < S; ++s)
         AF_UNROLL for (int r = 0; r < R; ++r)
             AF_UNROLL for (int v = 0; v < Op::VECS; ++v) c[s][r][v] = Op::zero();
     long i = 0, at = 0;
     for (; i + 4 <= blocks; i += 4, at += 16 * Op::WORDS, b += 4 * BLOCK) {
-        AF_UNROLL for (int line = 0; line < AHEAD; ++line) __builtin_prefetch(ahead + line * 64, 0, 2);
-        ahead += AHEAD * 64;
+        fetch.step();
         AF_UNROLL for (int s = 0; s < 4; ++s)
             multiply_block<Op, R>(c[s % S], a, at + s * 4 * Op::WORDS, b + s * BLOCK);
     }
@@ -64,13 +71,13 @@ AF_INLINE void multiply(typename Op::Acc (&sum)[R][Op::VECS], const char* const 
 }
 
 // Raw sums of a tile, Op::Acc lanes in order: out[r][32].
-template <class Op, int R, int AHEAD = 0>
-AF_NOINLINE void tile(const char* a, long lda, const char* b, long blocks, char* out, const char* ahead) {
+template <class Op, int R>
+AF_NOINLINE void tile(const char* a, long lda, const char* b, long blocks, char* out, Fetch fetch) {
     const char* row[R];
     AF_UNROLL for (int r = 0; r < R; ++r) row[r] = a + r * lda;
     for (int part = 0; part < PANEL / Op::WIDTH; ++part, b += Op::WIDTH * 4, out += Op::WIDTH * 4) {
         typename Op::Acc c[R][Op::VECS];
-        multiply<Op, R, chains<Op, R>(), AHEAD>(c, row, b, blocks, ahead);
+        multiply<Op, R>(c, row, b, blocks, fetch);
         AF_UNROLL for (int r = 0; r < R; ++r)
             AF_UNROLL for (int v = 0; v < Op::VECS; ++v)
                 std::memcpy(out + r * PANEL * 4 + v * Op::LANES * 4, &c[r][v], sizeof(c[r][v]));

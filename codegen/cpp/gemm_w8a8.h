@@ -20,17 +20,18 @@ void gemm_w8a8(const char* a, long lda, long rows, const int8_t* b, const float*
     constexpr long PANEL = gemm::PANEL;
     const long codes = gemm::round_up(K, 64);
     const gemm::Shape shape{a, lda, rows, N, n0, n1};
-    gemm::sweep<Op::ROWS>(shape, [&](long row, int count, long n, gemm::Ahead ahead) AF_LAMBDA {
+    const auto each = [&](long row, int count, long n, const char* panel, gemm::Fetch fetch) AF_LAMBDA {
         alignas(64) int32_t sums[Op::ROWS * PANEL];
         const char* first = a + row * lda;
-        gemm::run_tile<Op>(shape, first, count, (const char*)b, n, codes / 4, ahead, sums);
+        gemm::tile_of<Op>(count)(first, lda, panel, codes / 4, (char*)sums, fetch);
         const vf scale[2] = {load(sw + n), load(sw + n + 16)}, sum[2] = {load(csw + n), load(csw + n + 16)};
         gemm::finish(shape, row, count, n, ep, [&](int r, int half) AF_LAMBDA {
             float of_row[2];
             std::memcpy(of_row, first + r * lda + codes, 8);
             return fma(load(sums + r * PANEL + half * 16) * scale[half], set1(of_row[0]), sum[half] * of_row[1]);
         });
-    });
+    };
+    gemm::sweep<Op::ROWS>(shape, b, codes * PANEL, each);
 }
 
 template <int G, class Ep>

@@ -26,7 +26,7 @@ struct WeightOnly {
 
 template <class Op, bool ASYM, int R>
 AF_NOINLINE void weight_only_tile(const WeightOnly& p, const char* a, const char* b, const float* x_sums, long n,
-                                  float* out) {
+                                  float* out, Fetch fetch) {
     const long groups = p.groups(), blocks = p.group / (2 * Op::WORDS);
     for (int part = 0; part < PANEL / Op::WIDTH; ++part, b += Op::WIDTH * 4, n += Op::WIDTH, out += Op::WIDTH) {
         Sums<Op, R> sums(out);
@@ -34,7 +34,7 @@ AF_NOINLINE void weight_only_tile(const WeightOnly& p, const char* a, const char
             const char* row[R];
             AF_UNROLL for (int r = 0; r < R; ++r) row[r] = a + r * p.lda + g * p.group * 2;
             typename Op::Acc c[R][Op::VECS];
-            multiply<Op, R>(c, row, b + g * blocks * BLOCK, blocks);
+            multiply<Op, R>(c, row, b + g * blocks * BLOCK, blocks, fetch);
             typename Op::Float scale[Op::VECS], zero[Op::VECS];
             AF_UNROLL for (int v = 0; v < Op::VECS; ++v) {
                 const long column = g * p.stride + n + v * Op::LANES;
@@ -53,7 +53,7 @@ AF_NOINLINE void weight_only_tile(const WeightOnly& p, const char* a, const char
     }
 }
 
-using WeightOnlyCall = void (*)(const WeightOnly&, const char*, const char*, const float*, long, float*);
+using WeightOnlyCall = void (*)(const WeightOnly&, const char*, const char*, const float*, long, float*, Fetch);
 
 template <class Op, bool ASYM>
 AF_INLINE WeightOnlyCall weight_only_tile_of(int rows) {
@@ -91,13 +91,14 @@ AF_INLINE void weight_only_product(const WeightOnly& p, const Shape& all, const 
         s.a += first * s.lda;
         s.rows = all.rows - first < chunk ? all.rows - first : chunk;
         if (ASYM) sum_rows(p, s.a, s.rows, x_sums);
-        sweep<Op::ROWS>(s, [&](long row, int rows, long n, Ahead) AF_LAMBDA {
+        const auto each = [&](long row, int rows, long n, const char* panel, Fetch fetch) AF_LAMBDA {
             alignas(64) float sums[Op::ROWS * PANEL];
-            weight_only_tile_of<Op, ASYM>(rows)(p, s.a + row * s.lda, (const char*)b + n / PANEL * bytes,
-                                                x_sums + (ASYM ? row * groups : 0), n, sums);
+            const float* of_rows = x_sums + (ASYM ? row * groups : 0);
+            weight_only_tile_of<Op, ASYM>(rows)(p, s.a + row * s.lda, panel, of_rows, n, sums, fetch);
             const auto value = [&](int r, int half) AF_LAMBDA { return load(sums + r * PANEL + half * 16); };
             finish(s, first + row, rows, n, ep, value);
-        });
+        };
+        sweep<Op::ROWS>(s, b, bytes, each);
     }
 }
 
