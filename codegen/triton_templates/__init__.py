@@ -1,0 +1,1 @@
+"""Triton sources: scalar helpers, and kernel templates into which printed regions are spliced."""
