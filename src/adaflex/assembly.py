@@ -1,34 +1,28 @@
 """From a plan's choices to something that runs: lowering, packing, rendering, building, loading.
 
 In: a ``Capture``, its weights and sites, an encoding for each site. Out: ``Assembled`` (program and bytes), and the
-``Executor`` that runs it here: with generated kernels where there is a compiler, else with the evaluator.
+``Executor`` that runs it here.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from adaflex.codegen.cpp import ISA_FLAGS, include_folder, render
+from adaflex import building
 from adaflex.codegen.draft import Assignment, ConstantUse, Draft
 from adaflex.codegen.finish import finish, place
 from adaflex.codegen.kernels.family import Kernel, kernel
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.codegen.lower import lower
-from adaflex.native import build, compiler
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.menu import Encoded, Machine
 from adaflex.passes.sites import Sites
 from adaflex.runtime.execute import Executor
-from adaflex.runtime.kernels import Kernels, NativeKernels
 from adaflex.runtime.program import Program
 from adaflex.solver.table import Encoding
-
-log = logging.getLogger("adaflex")
 
 Provider = Callable[[str, Encoding], Encoded]  # (site, encoding) -> the tensor that ships
 
@@ -89,32 +83,6 @@ def _names(capture: Capture) -> dict[str, str]:
     return {constant.node: constant.name for constant in capture.constants}
 
 
-@functools.cache
-def _say_no_compiler() -> None:
-    log.warning("no C++ compiler was found: AdaFlex runs reference bodies, slowly; install g++ or set ADAFLEX_CXX")
-
-
-def kernels(program: Program, here: Machine) -> Kernels:
-    """The program's kernels: generated and built here, or the evaluator where there is no compiler (said once)."""
-    if compiler() is None:
-        from adaflex.codegen.evaluate import Evaluator
-
-        if not _said_no_compiler:
-            log.warning(
-                "no C++ compiler was found: AdaFlex runs reference bodies, slowly; install g++ or set ADAFLEX_CXX"
-            )
-            _said_no_compiler = True
-        return Evaluator(program)
-    library = build(render(program), includes=[include_folder()], flags=ISA_FLAGS[here.isa], name="plan")
-    return NativeKernels(library, here.threads)
-
-
 def executor(assembled: Assembled, here: Machine, max_concurrency: int = 1) -> Executor:
     """A program ready to be called."""
-    return Executor(
-        assembled.program,
-        assembled.weights,
-        kernels(assembled.program, here),
-        threads=here.threads,
-        max_concurrency=max_concurrency,
-    )
+    return building.executor(assembled.program, assembled.weights, here.isa, here.threads, max_concurrency)

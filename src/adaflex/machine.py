@@ -1,6 +1,6 @@
 """What this machine is: the instruction set kernels are built for, threads, and the fingerprint that times belong to.
 
-In: /proc/cpuinfo, settings. Out: a ``Machine``; an ``OptionError`` where a forced instruction set is not there.
+In: /proc/cpuinfo, settings. Out: names and numbers; an ``OptionError`` where a forced instruction set is not there.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import torch
 
 from adaflex.errors import OptionError
 from adaflex.native import compiler
-from adaflex.passes.menu import Machine
 from adaflex.settings import settings
 
-NEEDS = {
+NEEDS: dict[str, set[str]] = {
     "avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"},
     "avx2": {"avx2", "fma", "f16c", "bmi2"},
     "portable": set(),
@@ -36,29 +35,32 @@ def cpu() -> tuple[str, frozenset[str]]:
     return table.get("model name", "unknown"), frozenset(table.get("flags", "").split())
 
 
-def machine(threads: int | None = None, device: str = "cpu") -> Machine:
-    """This machine with ``threads`` threads (torch's number where None)."""
-    name, flags = cpu()
+def isa() -> str:
+    """The instruction set kernels are built for: the best here, or a lower one that the settings force."""
+    flags = cpu()[1]
     forced = settings().isa
-    if forced is not None:
-        if forced not in NEEDS:
-            raise OptionError(f"ADAFLEX_ISA='{forced}' is unknown; choose one of {', '.join(NEEDS)}")
-        missing = sorted(NEEDS[forced] - flags)
-        if missing:
-            raise OptionError(
-                f"ADAFLEX_ISA='{forced}' needs {', '.join(missing)}, which this processor lacks; unset it"
-            )
-    isa = forced or next(isa for isa, needs in NEEDS.items() if needs <= flags)
-    return Machine(isa, threads or torch.get_num_threads(), device, name, tuple(sorted(NEEDS["avx512"] & flags)))
+    if forced is None:
+        return next(name for name, needs in NEEDS.items() if needs <= flags)
+    if forced not in NEEDS:
+        raise OptionError(f"ADAFLEX_ISA='{forced}' is unknown; choose one of {', '.join(NEEDS)}")
+    missing = sorted(NEEDS[forced] - flags)
+    if missing:
+        raise OptionError(f"ADAFLEX_ISA='{forced}' needs {', '.join(missing)}, which this processor lacks; unset it")
+    return forced
 
 
-def fingerprint(here: Machine) -> tuple[tuple[str, str], ...]:
+def thread_count(threads: int | None = None) -> int:
+    """The threads to use: torch's number where none is given."""
+    return threads or torch.get_num_threads()
+
+
+def fingerprint(threads: int | None = None) -> tuple[tuple[str, str], ...]:
     """What measured times belong to."""
     built = compiler()
     return (
-        ("cpu", here.name),
-        ("isa", here.isa),
-        ("threads", str(here.threads)),
+        ("cpu", cpu()[0]),
+        ("isa", isa()),
+        ("threads", str(thread_count(threads))),
         ("cores", str(os.cpu_count() or 0)),
         ("compiler", built.version if built is not None else "none"),
         ("torch", torch.__version__),

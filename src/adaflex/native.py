@@ -142,6 +142,16 @@ def _compile(
     log.debug("built %s", library)
 
 
+def keep(library: bytes) -> Path:
+    """A trusted library's bytes as a file of the cache."""
+    path = cache_folder("native") / f"kept-{hashlib.sha256(library).hexdigest()[:32]}.so"
+    if not path.exists():
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_bytes(library)
+        partial.replace(path)
+    return path
+
+
 def load(library: Path) -> ctypes.CDLL:
     """Load a built library; calls through it release the interpreter lock."""
     try:

@@ -3,8 +3,9 @@
 In: (encoding, K, N, rows) for every distinct linear. Out: nanoseconds and spread for each.
 
 All kernels are built into one unit and run in turn, so that each finds its weights where the model would: pushed out of
-the core's own caches by the others, not hot from the run before. The conversion of the activations is part of the
-price. A round that another process disturbed is seen by a probe of fixed work and left out.
+the core's own caches by the others, not hot from the run before. Threads own rows, so a kernel is run by one thread on
+its share of the rows. The conversion of the activations is part of the price, the cost of entering a segment is not: it
+is measured on an empty one. A round that another process disturbed is seen by a probe of fixed work and left out.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from adaflex.assembly import Assembled, kernels
+from adaflex.assembly import Assembled, executor
 from adaflex.codegen.draft import form_row_bytes
 from adaflex.codegen.kernels.family import kernel
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.passes.menu import Machine
-from adaflex.runtime.execute import Executor
 from adaflex.runtime.program import Constant, GemmStep, Loop, Part, Phase, Program, RowStep, Segment, Slot, Step
 from adaflex.runtime.region import Load, Op, Region, Store
 from adaflex.solver.table import Encoding
@@ -54,21 +54,27 @@ def price(
     """Price every spec; ``progress(done, total)`` is called after each round."""
     if not specs:
         return {}
-    assembled = _bench(specs)
-    executor = Executor(assembled.program, assembled.weights, kernels(assembled.program, here), threads=here.threads)
+    assembled = _bench([_share(spec, here.threads) for spec in specs])
+    bench = executor(assembled, replace(here, threads=1))
     inputs = [torch.randn(*_input_shape(assembled.program, slot)) for slot in assembled.program.inputs]
     samples: list[list[int]] = [[] for _ in specs]
     probes: list[int] = []
     for round_number in range(ROUNDS + 1):
-        times, probe = executor.time_segments(inputs), _probe()
+        times, probe = bench.time_segments(inputs), _probe()
         if round_number:  # the first round loads pages and code
             probes.append(probe)
-            for place, taken in enumerate(times):
-                samples[place].append(taken)
+            for place, taken in enumerate(times[1:]):
+                samples[place].append(max(taken - times[0], 1))
         if progress is not None:
             progress(round_number, ROUNDS)
     calm = [k for k, probe in enumerate(probes) if probe <= DISTURBED * min(probes)]
     return {spec: _summary([samples[place][k] for k in calm]) for place, spec in enumerate(specs)}
+
+
+def _share(spec: Spec, threads: int) -> Spec:
+    """The rows one thread gets: whole tiles of 8 where there are enough."""
+    rows = -(-spec.rows // threads)
+    return replace(spec, rows=-(-rows // 8) * 8 if spec.rows >= 8 * threads else rows)
 
 
 def _summary(samples: Sequence[int]) -> Price:
@@ -93,8 +99,9 @@ def _input_shape(program: Program, slot: int) -> tuple[int, ...]:
 
 
 def _bench(specs: Sequence[Spec]) -> Assembled:
-    """One program: an input for each (rows, K), and for each spec a segment that converts and multiplies."""
+    """One program: an input for each (rows, K), an empty segment, and one for each spec."""
     build = _Bench()
+    build.add_empty()
     for spec in specs:
         build.add(spec)
     return build.finish()
@@ -113,6 +120,12 @@ class _Bench:
     def slot(self, slot: Slot) -> int:
         self.slots.append(slot)
         return len(self.slots) - 1
+
+    def add_empty(self) -> None:
+        """A segment whose work is next to nothing: what entering one costs."""
+        out = self.slot(Slot("local", "f32", 1, 1, 4, (1, 1), window="group"))
+        step = self._step(RowStep(Region((1,), 1, (), (Op("const"),), (Store(0, out),))))
+        self.schedule.append(Segment(1, (Phase((Loop((step,), 1, 8),)),)))
 
     def add(self, spec: Spec) -> None:
         """The segment of one spec."""

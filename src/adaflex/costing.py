@@ -1,0 +1,116 @@
+"""Puts scores, prices and sizes together into the cost table that the solver decides on.
+
+In: sites, their losses and prices, what the assembled baseline took. Out: a ``CostTable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from adaflex.codegen.kernels.family import kernel
+from adaflex.codegen.kernels.menu import MENU
+from adaflex.passes.sites import Sites
+from adaflex.pricing import Price, Spec
+from adaflex.solver.table import Choice, Cost, CostTable, Cut, Encoding, Fixed, Site
+
+GATHER_BYTES_PER_NS = 8  # reading rows of a table: a bound, far from what decides
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What was measured of an assembled uniform plan, from which what no choice changes follows."""
+
+    encodings: Mapping[str, Encoding]
+    constant_bytes: int  # of the whole program
+    live_bytes: int  # arena and library temporaries
+    time_ns: int
+
+
+def choice_id(site: str, encoding: Encoding) -> str:
+    """The id of the choice that stores ``site`` so."""
+    return f"{site}|{encoding.label()}"
+
+
+def specs_of(sites: Sites, rows: Mapping[str, int]) -> dict[tuple[str, Encoding], Spec]:
+    """What has to be priced: every encoding offered to a linear, at the rows it will see."""
+    found = {}
+    for site in sites.sites:
+        if "linear" in site.op:
+            for encoding in sites.offers[site.id]:
+                found[(site.id, encoding)] = Spec(encoding, site.shape[1], site.shape[0], max(rows[site.id], 1))
+    return found
+
+
+def time_of(
+    site: Site, encoding: Encoding, rows: int, specs: Mapping[tuple[str, Encoding], Spec], prices: Mapping[Spec, Price]
+) -> tuple[int, float, str]:
+    """Nanoseconds, spread and source of one choice."""
+    spec = specs.get((site.id, encoding))
+    if spec is None:
+        return rows * site.shape[1] * max(encoding.bits, 8) // 8 // GATHER_BYTES_PER_NS, 0.0, "bound"
+    priced = prices[spec]
+    return priced.time_ns, priced.spread, "measured"
+
+
+def build_table(
+    sites: Sites,
+    losses: Mapping[tuple[str, Encoding], float],
+    rows: Mapping[str, int],
+    prices: Mapping[Spec, Price],
+    baseline: Baseline,
+    facts: Facts,
+) -> CostTable:
+    """One choice per site and encoding; what no choice changes is what the baseline took beyond its sites."""
+    specs = specs_of(sites, rows)
+    choices = [
+        _choice(site, encoding, losses[(site.id, encoding)], time_of(site, encoding, rows[site.id], specs, prices))
+        for site in sites.sites
+        for encoding in sites.offers[site.id]
+        if (site.id, encoding) in losses
+    ]
+    by_id = {choice.id: choice for choice in choices}
+    taken = [by_id[choice_id(site.id, baseline.encodings[site.id])] for site in sites.sites]
+    fixed_bytes = baseline.constant_bytes - sum(choice.cost.size_bytes for choice in taken)
+    fixed_ns = max(0, baseline.time_ns - sum(choice.cost.time_ns[0] for choice in taken))
+    return CostTable(
+        sites=sites.sites,
+        choices=tuple(choices),
+        fixed=Fixed(fixed_bytes, (fixed_ns,)),
+        cuts=(Cut("arena", baseline.live_bytes),),
+        default_loss=facts.default_loss,
+        loss_kind=facts.loss_kind,
+        baseline_bytes=facts.unchanged_bytes,
+        baseline_ns=(facts.eager_ns,),
+        machine=facts.machine,
+        notes=tuple(sites.notes) + facts.notes,
+    )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the table says beside its choices."""
+
+    default_loss: float
+    loss_kind: str
+    unchanged_bytes: int
+    eager_ns: int
+    machine: tuple[tuple[str, str], ...]
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+def _choice(site: Site, encoding: Encoding, loss: float, timed: tuple[int, float, str]) -> Choice:
+    time_ns, spread, source = timed
+    size = kernel(MENU, encoding.family).size_bytes(site.shape, encoding)
+    cost = Cost(size, (time_ns,), loss, source="measured" if source == "measured" else "bound", spread=spread)
+    return Choice(choice_id(site.id, encoding), (site.id,), cost, encoding, label=encoding.label())
+
+
+def uniform(sites: Sites, families: Sequence[str], losses: Mapping[tuple[str, Encoding], float]) -> dict[str, Encoding]:
+    """For every site the first of ``families`` that it is offered, else what changes nothing."""
+    found = {}
+    for site in sites.sites:
+        offered = [e for e in sites.offers[site.id] if (site.id, e) in losses]
+        wanted = [e for family in families for e in offered if e.family == family]
+        found[site.id] = wanted[0] if wanted else sites.keep[site.id]
+    return found

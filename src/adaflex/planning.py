@@ -1,0 +1,320 @@
+"""The whole flow for one captured model, top to bottom: sites, scores, prices, table, plan, program, verdict.
+
+In: a ``Capture`` with its weights, calibration calls, ``Options``. Out: ``Planned``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from adaflex.assembly import Assembled, Provider, assemble, executor
+from adaflex.codegen.kernels.menu import MENU
+from adaflex.costing import Baseline, Facts, build_table, specs_of, uniform
+from adaflex.errors import BudgetError, PromiseError, TimeLimitError
+from adaflex.machine import cpu, fingerprint, isa, thread_count
+from adaflex.measuring import latency, loss_of
+from adaflex.options import Options
+from adaflex.passes.calibration import Calibration, Inputs, Samples, samples
+from adaflex.passes.capture import Capture, Weights, evaluate
+from adaflex.passes.losses import Loss
+from adaflex.passes.menu import Machine
+from adaflex.passes.score import Scores, score
+from adaflex.passes.sites import Sites, find_sites
+from adaflex.pricing import price
+from adaflex.runtime.execute import Executor
+from adaflex.runtime.verdict import Promise, Verdict
+from adaflex.solver.allocate import allocate, best_uniform
+from adaflex.solver.plan import Plan, Status
+from adaflex.solver.table import Budget, CostTable, Encoding
+
+log = logging.getLogger("adaflex")
+
+ROUNDS = 3  # corrections of a promise that did not hold
+SAFETY = 0.97  # of what a corrected loss budget would have to be
+SCALE_TOLERANCE = 0.10  # predicted against measured latency
+SECONDS_TO_SOLVE = 30.0
+
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What is planned: one graph, its weights and calls."""
+
+    capture: Capture
+    weights: Weights
+    data: Samples
+    calls: Sequence[Inputs]  # first calls of the data: the sizes that are timed
+    same_data: bool  # nothing was held out
+
+    @property
+    def timed(self) -> Inputs:
+        """The call that latency is measured on."""
+        return self.calls[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A plan with everything that made it and came of it."""
+
+    model: Model
+    sites: Sites
+    scores: Scores
+    table: CostTable
+    plan: Plan
+    assembled: Assembled
+    executor: Executor
+    verdict: Verdict
+    uniform: Plan
+    seconds: float
+    machine: Machine
+
+
+def kind_of(options: Options) -> Loss:
+    """The loss function as scoring takes it."""
+    given = options.loss_fn
+    return given if callable(given) else "kl" if given == "kl" else "error"
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that goes nowhere."""
+
+
+def plan_model(
+    capture: Capture, weights: Weights, data: Calibration, options: Options, progress: Progress = silent
+) -> Planned:
+    """Plan, assemble and verify. Raises ``BudgetError`` with the nearest possible wish, ``PromiseError``,
+    ``TimeLimitError``, ``CalibrationError``."""
+    start = time.perf_counter()
+    here = Machine(isa(), thread_count(options.threads), options.device, cpu()[0])
+    model = _model(capture, weights, data, options)
+    sites = find_sites(capture, weights, MENU, here)
+    deadline = time.monotonic() + options.time_limit if options.time_limit else None
+    scores = score(
+        capture,
+        weights,
+        sites,
+        MENU,
+        data,
+        loss=kind_of(options),
+        progress=lambda done, total, _: progress("scoring", done, total),
+        deadline=deadline,
+    )
+    table = _table(model, sites, scores, here, options, progress)
+    return _decide(model, sites, scores, table, options, here, start)
+
+
+def _model(capture: Capture, weights: Weights, data: Calibration, options: Options) -> Model:
+    bound = samples(capture, data, whole=callable(options.loss_fn))
+    return Model(capture, weights, bound, bound.fit, same_data=not bound.held)
+
+
+def rows_of(model: Model, sites: Sites) -> dict[str, int]:
+    """Rows that each site's linears see in the timed call (all uses together)."""
+    values = model.capture.bind_symbols(model.timed)
+    nodes = {node.name: node for node in model.capture.graph.graph.nodes}
+    found = {}
+    for site in sites.sites:
+        total = 0
+        for use in sites.uses[site.id]:
+            shape = [evaluate(size, values) for size in model.capture.sizes(nodes[use])]
+            total += math.prod(shape[:-1])
+        found[site.id] = total
+    return found
+
+
+def _table(
+    model: Model, sites: Sites, scores: Scores, here: Machine, options: Options, progress: Progress
+) -> CostTable:
+    """Price the kernels, time an assembled uniform plan, and put the table together."""
+    rows = rows_of(model, sites)
+    specs = {key: spec for key, spec in specs_of(sites, rows).items() if key in scores.loss}
+    prices = price(sorted(set(specs.values()), key=repr), here, lambda done, total: progress("timing", done, total))
+    encodings = uniform(sites, ("bf16", "embed16"), scores.loss)
+    base = executor(assemble(model.capture, model.weights, sites, encodings, provider_of(scores, encodings)), here)
+    memory = base.memory(model.timed)
+    taken, _ = latency(lambda: base(*model.timed))
+    baseline = Baseline(encodings, memory["weights"], _most_live(base, model), taken)
+    eager, _ = latency(lambda: model.capture.run(model.weights, model.timed))
+    facts = Facts(
+        default_loss=scores.bf16_loss,
+        loss_kind=scores.kind,
+        unchanged_bytes=sum(site.original_bytes for site in sites.sites) + baseline.live_bytes,
+        eager_ns=eager,
+        machine=fingerprint(here.threads),
+        notes=tuple(scores.notes),
+    )
+    return build_table(sites, scores.loss, rows, prices, baseline, facts)
+
+
+def _most_live(base: Executor, model: Model) -> int:
+    """Most arena and library bytes over all sizes seen in calibration."""
+    most = 0
+    for inputs in (*model.data.fit, *model.data.held):
+        memory = base.memory(inputs)
+        most = max(most, memory["arena"] + memory["library"])
+    return most
+
+
+def budget_of(options: Options, table: CostTable) -> Budget:
+    """The options' budgets in the table's units."""
+    loss = None if options.loss is None else (options.loss**2 if options.loss_fn == "error" else options.loss)
+    return Budget(
+        memory_bytes=options.memory.resolve(table.baseline_bytes) if options.memory else None,
+        latency_ns=(options.latency.resolve(table.baseline_ns[0]),) if options.latency else (),
+        loss=loss,
+        bits_milli=int(options.bits * 1000) if options.bits else None,
+        tier_bytes=options.tiers,
+        objective=options.objective,  # type: ignore[arg-type]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    plan: Plan
+    assembled: Assembled
+    executor: Executor
+    verdict: Verdict
+
+
+def _decide(
+    model: Model, sites: Sites, scores: Scores, table: CostTable, options: Options, here: Machine, start: float
+) -> Planned:
+    """Solve, assemble, measure; correct what did not hold, a few times; the best uniform plan is a candidate too."""
+    asked = budget_of(options, table)
+    budget = asked
+    first = allocate(table, budget, time_limit_s=SECONDS_TO_SOLVE)
+    plan = first
+    attempt: _Attempt | None = None
+    for _ in range(ROUNDS + 1):
+        _refuse(plan)
+        attempt = _attempt(model, sites, scores, table, plan, options, asked, here)
+        corrected = _corrected(budget, table, attempt)
+        if corrected is None:
+            break
+        budget, table = corrected
+        following = allocate(table, budget, time_limit_s=SECONDS_TO_SOLVE)
+        if following.status not in ("optimal", "feasible") or following.choices == plan.choices:
+            break
+        plan = following
+    assert attempt is not None
+    attempt = _with_first_bound(attempt, first)
+    level = best_uniform(table, budget)
+    if not attempt.verdict.held and level.choices:
+        other = _attempt(model, sites, scores, table, level, options, asked, here)
+        attempt = other if other.verdict.held else attempt
+    _judge(attempt.verdict, options)
+    return Planned(
+        model,
+        sites,
+        scores,
+        table,
+        attempt.plan,
+        attempt.assembled,
+        attempt.executor,
+        attempt.verdict,
+        level,
+        time.perf_counter() - start,
+        here,
+    )
+
+
+def _refuse(plan: Plan) -> None:
+    if plan.status == "infeasible":
+        raise BudgetError("no plan meets the budgets: " + "; ".join(plan.reasons))
+    if plan.status == "unknown":
+        raise TimeLimitError("the time limit ended before any plan was found; raise time_limit")
+
+
+def provider_of(scores: Scores, encodings: Mapping[str, Encoding]) -> Provider:
+    """The tensors of a plan as they were scored."""
+    tensors = scores.tensors(encodings)
+    return lambda site, _: tensors[site]
+
+
+def encodings_of(table: CostTable, plan: Plan) -> dict[str, Encoding]:
+    """The encoding of each site under a plan."""
+    by_id = {choice.id: choice for choice in table.choices}
+    found = {}
+    for site, choice in plan.choices:
+        encoding = by_id[choice].encoding
+        if encoding is not None:
+            found[site] = encoding
+    return found
+
+
+def _attempt(
+    model: Model,
+    sites: Sites,
+    scores: Scores,
+    table: CostTable,
+    plan: Plan,
+    options: Options,
+    asked: Budget,
+    here: Machine,
+) -> _Attempt:
+    """Assemble a plan and measure what it promised."""
+    encodings = encodings_of(table, plan)
+    made = assemble(model.capture, model.weights, sites, encodings, provider_of(scores, encodings))
+    runs = executor(made, here, options.max_concurrency)
+    held = model.data.held or model.data.fit
+    measured_loss = loss_of(runs, model.capture, model.weights, model.data, held, kind_of(options))
+    taken, spread = latency(lambda: runs(*model.timed))
+    memory = runs.memory(model.timed)["weights"] + _most_live(runs, model)
+    totals = plan.totals
+    assert totals is not None
+    limit = asked.loss if asked.loss is not None else plan.budget.loss
+    promises = (
+        Promise("memory", "bytes", asked.memory_bytes, totals.peak_bytes, memory),
+        Promise("latency", "ns", asked.latency_ns[0] if asked.latency_ns else None, totals.time_ns[0], taken, spread),
+        Promise("loss", table.loss_kind, limit, totals.loss, measured_loss),
+    )
+    return _Attempt(plan, made, runs, Verdict(promises, model.same_data, here_text(here)))
+
+
+def _corrected(budget: Budget, table: CostTable, attempt: _Attempt) -> tuple[Budget, CostTable] | None:
+    """The budget or table that makes up for what did not hold; None where all held."""
+    by_name = {promise.name: promise for promise in attempt.verdict.promises}
+    changed = False
+    loss, memory, latency_promise = by_name["loss"], by_name["memory"], by_name["latency"]
+    if not loss.held and loss.asked and loss.measured:
+        now = budget.loss if budget.loss is not None else loss.asked
+        budget = replace(budget, loss=now * (loss.asked / loss.measured) * SAFETY)
+        changed = True
+    if not memory.held and memory.measured is not None and memory.planned is not None:
+        excess = max(int(memory.measured - memory.planned), 0)
+        cuts = tuple(replace(cut, base_bytes=cut.base_bytes + excess) for cut in table.cuts)
+        table, changed = replace(table, cuts=cuts), True
+    ratio = (latency_promise.measured or 0) / max(latency_promise.planned or 0, 1)
+    if abs(ratio - 1) > SCALE_TOLERANCE and budget.latency_ns:
+        scale = table.time_scale[0] / table.time_scale[1] * ratio
+        table, changed = replace(table, time_scale=(int(scale * 10_000), 10_000)), True
+    return (budget, table) if changed else None
+
+
+def _with_first_bound(attempt: _Attempt, first: Plan) -> _Attempt:
+    """The bound printed is that of the user's own problem: the first solve, nothing lowered."""
+    plan = attempt.plan
+    if plan is first or first.bound is None or plan.value is None or plan.objective != first.objective:
+        return attempt
+    gap = abs(plan.value - first.bound) / max(abs(plan.value), 1e-30)
+    status: Status = "optimal" if gap <= 1e-9 else "feasible"
+    return replace(attempt, plan=replace(plan, bound=first.bound, gap=gap, status=status))
+
+
+def _judge(verdict: Verdict, options: Options) -> None:
+    if verdict.held:
+        return
+    said = verdict.sentence()
+    if options.on_broken == "error":
+        raise PromiseError(said)
+    log.warning("%s", said)
+
+
+def here_text(here: Machine) -> str:
+    """One line that names the machine."""
+    return f"{here.name}, {here.threads} threads, {here.isa}"

@@ -1,0 +1,138 @@
+"""The text report of a plan: what each layer got and why, what was promised and what was measured, and the proof.
+
+In: ``Planned``. Out: text; ``write_report`` also writes the HTML page.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from adaflex.errors import OptionError
+from adaflex.planning import Planned
+from adaflex.solver.plan import Plan
+from adaflex.solver.table import Choice, CostTable
+
+WIDTH = 118
+
+
+def mib(count: float) -> str:
+    """Bytes as MiB."""
+    return f"{count / 2**20:.2f}"
+
+
+def loss_text(table: CostTable, loss: float) -> str:
+    """A loss as people read it: the root where it is stored squared."""
+    return f"{math.sqrt(max(loss, 0.0)):.4f}" if table.loss_kind == "squared relative error" else f"{loss:.4g}"
+
+
+def proof(plan: Plan) -> str:
+    """What the bound says, in one sentence."""
+    if plan.value is None or plan.bound is None:
+        return "no bound is known"
+    gap = 0.0 if plan.gap is None else plan.gap
+    kind = "optimal" if plan.status == "optimal" else f"within {gap:.2%} of the best possible"
+    limit = f" (stopped by the {plan.limit} limit)" if plan.limit else ""
+    return f"{kind} among all plans of the cost table, by the table's own figures{limit}"
+
+
+def _chosen(planned: Planned) -> list[tuple[str, Choice]]:
+    by_id = {choice.id: choice for choice in planned.table.choices}
+    return [(site, by_id[choice]) for site, choice in planned.plan.choices]
+
+
+def layers_table(planned: Planned) -> Table:
+    """A row per site: choice, bytes, loss, time, runner-up and its price."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for name in ("layer", "choice", "MiB", "loss", "time us", "runner-up", "its price"):
+        table.add_column(name, justify="left" if name in ("layer", "choice", "runner-up") else "right")
+    others = {entry.site: entry for entry in planned.plan.runners_up}
+    unit = 1000 if planned.plan.objective == "latency" else 1
+    for site, choice in _chosen(planned):
+        other = others.get(site)
+        label = other.choice.partition("|")[2] if other else ""
+        price = "" if other is None else "tie" if other.tie else f"{other.price / unit:+.4g}"
+        cost = choice.cost
+        loss = loss_text(planned.table, cost.loss)
+        table.add_row(site, choice.label, mib(cost.size_bytes), loss, f"{cost.time_ns[0] / 1000:.1f}", label, price)
+    return table
+
+
+def summary(planned: Planned) -> list[str]:
+    """Promised against measured, the proof, and how well the table's sums matched."""
+    plan, table = planned.plan, planned.table
+    assert plan.totals is not None
+    lines = [f"objective: {plan.objective}; {proof(plan)}"]
+    lines += list(plan.reasons)
+    lines += [promise.sentence() for promise in planned.verdict.promises]
+    measured = {promise.name: promise.measured for promise in planned.verdict.promises}
+    loss = measured["loss"]
+    if loss is not None and plan.totals.loss > 0:
+        lines.append(
+            f"additivity: the table's losses sum to {loss_text(table, plan.totals.loss)}, the plan measured "
+            f"{loss_text(table, loss)} on {'the same' if planned.verdict.same_data else 'held-out'} data"
+        )
+    lines.append(
+        f"unchanged model: {mib(table.baseline_bytes)} MiB planned the same way, "
+        f"eager {table.baseline_ns[0] / 1e6:.2f} ms"
+    )
+    if planned.uniform.totals is not None:
+        totals = planned.uniform.totals
+        lines.append(
+            f"best uniform plan within the budgets: {mib(totals.peak_bytes)} MiB, {totals.time_ns[0] / 1e6:.2f} ms, "
+            f"loss {loss_text(table, totals.loss)}"
+        )
+    lines.append(f"planned in {planned.seconds:.1f} s")
+    return lines
+
+
+def text_report(planned: Planned) -> str:
+    """The whole report as text."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=WIDTH, highlight=False)
+    console.print(layers_table(planned))
+    for line in summary(planned):
+        console.print(line, markup=False)
+    return stream.getvalue()
+
+
+def explain_site(planned: Planned, name: str) -> str:
+    """Every column of one site with its cost, and what taking it would mean."""
+    sites = [site.id for site in planned.table.sites]
+    if name not in sites:
+        import difflib
+
+        near = difflib.get_close_matches(name, sites, 1)
+        raise OptionError(f"no layer is called '{name}'; did you mean '{near[0] if near else sites[0]}'?")
+    taken = planned.plan.choice_of(name)
+    lines = [f"{name}: {taken.partition('|')[2]} was chosen"]
+    for choice in planned.table.choices:
+        if name in choice.sites:
+            cost = choice.cost
+            mark = "*" if choice.id == taken else " "
+            lines.append(
+                f"{mark} {choice.label:24} {mib(cost.size_bytes):>9} MiB  {cost.time_ns[0] / 1000:9.1f} us  "
+                f"loss {loss_text(planned.table, cost.loss)}  ({cost.source})"
+            )
+    for site, reason in planned.table.notes:
+        if site == name:
+            lines.append(f"  {reason}")
+    return "\n".join(lines)
+
+
+def write_report(planned: Planned, where: bool | str) -> None:
+    """``True``: the text on stderr; a path: the HTML page there."""
+    if where is True:
+        print(text_report(planned), file=sys.stderr)
+        return
+    from adaflex.report_html import page
+
+    target = Path(str(where))
+    partial = target.with_name(target.name + ".partial")
+    partial.write_text(page(planned))
+    partial.replace(target)
