@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from adaflex.solver.check import Fault, faults, totals
+from adaflex.solver.lagrange import bound_and_repair
 from adaflex.solver.model import INFINITE, Program, Row, build, exact_stalls
 from adaflex.solver.objective import Wish, scale_of, value_of
-from adaflex.solver.sift import Run, solve_sifted
+from adaflex.solver.sift import DIRECT, Run, solve_sifted
 from adaflex.solver.solve import Answer, Duals, Live, solver_name
 from adaflex.solver.table import CostTable
 from adaflex.solver.uniform import uniform_choices
@@ -47,6 +48,7 @@ class Outcome:
     bound: float | None = None
     limit: str = ""
     duals: Duals | None = None
+    prices: tuple[tuple[str, float], ...] = ()  # of the relaxation, where there are no duals
     program: Program | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -104,9 +106,25 @@ def decide(
     if known and not any(choice in excluded for choice in known.values()):
         out.offer(known, verified(table, wish, known))
     most = MOST_PAIRED if table.pairs else MOST_COLUMNS
+    rounds = 150 if len(table.choices) > DIRECT else 30
+    priced = bound_and_repair(table, wish, excluded, time_s=min(2.0, 0.2 * limits.time_s), rounds=rounds)
+    out.offer(priced.choices, priced.value)
+    out.prices = priced.prices
+    out.bound = priced.bound - 1e-9 * abs(priced.bound) if np.isfinite(priced.bound) else None
     if limits.solver and solver_name() and len(table.choices) <= most:
         _by_program(table, wish, limits, excluded, (out, deadline))
+    else:
+        _without_program(wish, limits, out, impossible=priced.bound == INFINITE, rounding_error=rounding(table, wish))
     return out
+
+
+def _without_program(wish: Wish, limits: Limits, out: Outcome, *, impossible: bool, rounding_error: float) -> None:
+    """Settle for the relaxation's bound and the best choices found without a solver."""
+    out.limit = "size" if limits.solver and solver_name() else "no solver"
+    if impossible:
+        out.status = "infeasible"
+    elif out.choices is not None:
+        settle(out, Answer("feasible", None, None, None, out.limit), wish, rounding_error)
 
 
 def _by_program(
@@ -127,7 +145,7 @@ def _by_program(
         out.status = "infeasible"
     else:
         if out.duals is not None and exact:
-            out.bound = out.duals.value * scale
+            out.bound = max(out.duals.value * scale, -INFINITE if out.bound is None else out.bound)
         answer = solve_checked(table, wish, live, (limits, gap, deadline), out)
         settle(out, answer, wish, rounding(table, wish))
     if not exact and out.status == "infeasible":  # the rows may overstate waits: no proof

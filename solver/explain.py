@@ -21,7 +21,7 @@ from adaflex.solver.table import Budget, Choice, CostTable
 def prices_of(table: CostTable, wish: Wish, out: Outcome) -> tuple[tuple[str, float], ...]:
     """Per budget: how much of the objective one more unit of it saves (LP duals; good for changes below 0.3 %)."""
     if out.duals is None or out.program is None:
-        return ()
+        return out.prices
     summed: dict[str, float] = defaultdict(float)
     scale = scale_of(table, wish.objective)
     numerator, denominator = table.time_scale

@@ -51,3 +51,20 @@ def test_program_equals_brute_force(part: int) -> None:
     plans = [compare(seed) for seed in range(part * 45, part * 45 + 45)]
     states = [plan.status for plan in plans]
     assert states.count("optimal") >= 15
+
+
+def test_without_a_solver_the_answer_is_verified_and_bounded() -> None:
+    met = 0
+    for seed in range(200):
+        table = small_table(seed)
+        budget = small_budget(table, seed)
+        plan = allocate(table, budget, limits=Limits(ties=(), solver=False))
+        value = best(table, budget) if not plan.budget.implied_loss else None
+        if plan.choices:
+            assert not faults(table, plan.budget, plan.choices)
+            assert value is not None and plan.value is not None and plan.value >= value - 1e-12
+            met += 1
+        if value is not None and plan.bound is not None:
+            assert plan.bound <= value + 1e-9 * abs(value), seed
+        assert plan.status != "infeasible" or value is None
+    assert met >= 60
