@@ -18,6 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from adaflex.passes.fused import written_out
+
 aten = torch.ops.aten
 Route = Literal["whole", "broken", "none"]
 
@@ -38,54 +40,6 @@ WHOLE_OPS = (  # kept whole by the capture: each would otherwise be broken up be
     aten.gru.input,
     aten.one_hot.default,
 )
-
-
-def written_out_table() -> dict[Any, Callable[..., Any]]:
-    """Fused operators of torch's own attention modules, and the plain ops that they are traced as instead."""
-    return {aten._transformer_encoder_layer_fwd.default: encoder_layer}
-
-
-def encoder_layer(
-    x: Tensor,
-    width: int,
-    heads: int,
-    qkv_weight: Tensor,
-    qkv_bias: Tensor,
-    out_weight: Tensor,
-    out_bias: Tensor,
-    use_gelu: bool,
-    norm_first: bool,
-    eps: float,
-    *rest: Any,
-) -> Any:
-    """One ``nn.TransformerEncoderLayer`` in eval, [batch, tokens, width], as whole ops; ``rest``: norms, MLP, mask."""
-    norms, (w1, b1, w2, b2), mask, kind = rest[:4], rest[4:8], *(*rest[8:], None, None)[:2]
-
-    def norm(y: Tensor, index: int) -> Any:
-        return aten.layer_norm.default(y, [width], norms[2 * index], norms[2 * index + 1], eps)
-
-    def attend(y: Tensor) -> Any:
-        packed = aten.linear.default(y, qkv_weight, qkv_bias)
-        split = (each.unflatten(-1, (heads, width // heads)).transpose(1, 2) for each in packed.split(width, -1))
-        allowed = None if mask is None else _allowed(mask, kind)
-        attended = aten.scaled_dot_product_attention.default(*split, allowed)
-        return aten.linear.default(attended.transpose(1, 2).reshape(y.shape), out_weight, out_bias)
-
-    def mlp(y: Tensor) -> Any:
-        hidden = aten.linear.default(y, w1, b1)
-        return aten.linear.default(aten.gelu.default(hidden) if use_gelu else aten.relu.default(hidden), w2, b2)
-
-    if norm_first:
-        x = x + attend(norm(x, 0))
-        return x + mlp(norm(x, 1))
-    x = norm(x + attend(x), 0)
-    return norm(x + mlp(x), 1)
-
-
-def _allowed(mask: Tensor, kind: int | None) -> Tensor:
-    """Which keys may be seen: torch's masks are true where they may not; kind 1 is per key [batch, tokens]."""
-    allowed = mask.logical_not() if mask.dtype == torch.bool else mask
-    return allowed[:, None, None, :] if kind == 1 else allowed
 
 
 def _not_implemented(*_: object, **__: object) -> object:
@@ -144,7 +98,7 @@ def trace(
         return boxed
 
     with composites_whole():
-        backend = aot_autograd(fw_compiler=catch, inference_compiler=catch, decompositions=written_out_table())
+        backend = aot_autograd(fw_compiler=catch, inference_compiler=catch, decompositions=written_out())
         compiled = backend(module, list(example_inputs))
     return compiled, caught[-1]
 

@@ -264,8 +264,8 @@ class Scope:
         self._plan(records, batch, root)
         self.say_once(
             "breaks",
-            "the model was captured as %d graphs because of graph breaks; they were planned together after the first "
-            "call. fullgraph=True shows where it breaks",
+            "graph breaks cut the model: it was captured in %d pieces, planned together after the first call; "
+            "fullgraph=True shows where it breaks",
             len(records),
         )
         if root is not None:
