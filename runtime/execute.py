@@ -112,7 +112,7 @@ class Executor:
         self._check(values, inputs)
         whole = {name: values.get(name, 0) for name in self.program.symbols}
         scratch = self.kernels.scratch_bytes(tuple(whole.values()))
-        layout = plan_layout(self.program, whole, self.threads, scratch)
+        layout = plan_layout(self.program, whole, self.threads, scratch, getattr(self.kernels, "whole", False))
         shapes = [
             tuple(evaluate(size, whole) for size in self.program.slots[slot].shape) for slot in self.program.outputs
         ]

@@ -52,12 +52,15 @@ class Layout:
     thread_pieces: tuple[tuple[int, Piece], ...]
 
 
-def plan_layout(program: Program, values: Mapping[str, int], threads: int, scratch_bytes: int) -> Layout:
-    """The layout for one set of symbol values."""
+def plan_layout(
+    program: Program, values: Mapping[str, int], threads: int, scratch_bytes: int, whole: bool = False
+) -> Layout:
+    """The layout for one set of symbol values; ``whole``: step by step on one thread, every slot in full."""
     rows = tuple(evaluate(slot.rows, values) for slot in program.slots)
     row_bytes = tuple(evaluate(slot.row_bytes, values) for slot in program.slots)
     segments = [entry for entry in program.schedule if isinstance(entry, Segment)]
-    modes = tuple(_mode(segment, values, threads) for segment in segments)
+    threads = 1 if whole else threads
+    modes = tuple(_mode(segment, values, threads, whole) for segment in segments)
     windows = tuple(_windows(program, mode) for mode in modes)
     group_rows = tuple(tuple(count // max(mode.groups, 1) for count in rows) for mode in modes)
     shared, own = _lives(program, rows, row_bytes, modes, windows)
@@ -86,8 +89,10 @@ def plan_layout(program: Program, values: Mapping[str, int], threads: int, scrat
     )
 
 
-def _mode(segment: Segment, values: Mapping[str, int], threads: int) -> SegmentMode:
+def _mode(segment: Segment, values: Mapping[str, int], threads: int, whole: bool) -> SegmentMode:
     groups = evaluate(segment.groups, values)
+    if whole:
+        return SegmentMode(BY_COLUMN, groups, groups, 1)
     rows = max(evaluate(loop.rows, values) for phase in segment.phases for loop in phase.loops)
     if threads == 1:
         return SegmentMode(BY_ROW, groups, groups, 1) if groups <= 1 else _by_group(groups, rows, 1)
