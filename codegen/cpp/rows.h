@@ -255,28 +255,43 @@ inline void bf16_row(const float* x, long K, char* out) {
 struct Moments {
     float mean, variance;  // the variance divides by K, as layer norm's does
 };
+
+// Sums of a lane's distances from the lane's first value, and of their squares: one pass, and the squares lose at most
+// a factor K / 16 of precision whatever the row holds.
+struct LaneSums {
+    vf sum, squares;
+    AF_INLINE void add(vf d) {
+        sum += d;
+        squares = fma(d, d, squares);
+    }
+};
+
+inline Moments short_moments(const float* x, int K) {
+    const float mean = hsum(load(x, K)) / float(K);
+    const vf d = first(load(x, K) - set1(mean), K, 0.0f);
+    return {mean, hsum(d * d) / float(K)};
+}
+
 inline Moments moments(const float* x, long K) {
-    vf a = zero(), b = zero();
+    if (K < 16) return short_moments(x, int(K));
+    const vf start = load(x);
+    LaneSums a{zero(), zero()}, b = a;
     long i = 0;
     for (; i + 32 <= K; i += 32) {
-        a += load(x + i);
-        b += load(x + i + 16);
+        a.add(load(x + i) - start);
+        b.add(load(x + i + 16) - start);
     }
-    for (; i < K; i += 16) a += load(x + i, int(K - i < 16 ? K - i : 16));
-    const float mean = hsum(a + b) / float(K);
-    const vf centre = set1(mean);
-    a = b = zero();
-    for (i = 0; i + 32 <= K; i += 32) {
-        vf u = load(x + i) - centre, v = load(x + i + 16) - centre;
-        a = fma(u, u, a);
-        b = fma(v, v, b);
+    for (; i + 16 <= K; i += 16) a.add(load(x + i) - start);
+    vf count = set1(float(K / 16));
+    if (i < K) {
+        a.add(first(load(x + i, int(K - i)) - start, int(K - i), 0.0f));
+        count = select(lanes(int(K - i)), count + 1.0f, count);
     }
-    for (; i < K; i += 16) {
-        const int n = int(K - i < 16 ? K - i : 16);
-        vf u = first(load(x + i, n) - centre, n, 0.0f);
-        a = fma(u, u, a);
-    }
-    return {mean, hsum(a + b) / float(K)};
+    const vf sum = a.sum + b.sum, lane_mean = sum / count;
+    const float mean = hsum(fma(start, count, sum)) / float(K);
+    const vf between = (start - set1(mean)) + lane_mean;
+    const vf within = fnma(sum, lane_mean, a.squares + b.squares);
+    return {mean, hsum(fma(between * between, count, within)) / float(K)};
 }
 
 // y = (x - mean) / sqrt(variance + eps) * weight + bias; y may be x.
@@ -287,6 +302,49 @@ inline void layer_norm_row(const float* x, const float* weight, const float* bia
     for (; i + 16 <= K; i += 16) store(y + i, fma((load(x + i) - mean) * factor, load(weight + i), load(bias + i)));
     const int n = int(K - i);
     if (n > 0) store(y + i, fma((load(x + i, n) - mean) * factor, load(weight + i, n), load(bias + i, n)), n);
+}
+
+// y = the normalised row; its extent is met on the way.
+inline Extent normalise(const float* x, const Moments& m, const float* weight, const float* bias, float eps, long K, float* y) {
+    const vf mean = set1(m.mean), factor = set1(1.0f / __builtin_sqrtf(m.variance + eps));
+    Extent e = Extent::none();
+    long i = 0;
+    for (; i + 32 <= K; i += 32) {
+        vf a = fma((load(x + i) - mean) * factor, load(weight + i), load(bias + i));
+        vf b = fma((load(x + i + 16) - mean) * factor, load(weight + i + 16), load(bias + i + 16));
+        e.add(a, b);
+        store(y + i, a);
+        store(y + i + 16, b);
+    }
+    for (; i < K; i += 16) {
+        const int n = int(K - i < 16 ? K - i : 16);
+        vf a = fma((load(x + i, n) - mean) * factor, load(weight + i, n), load(bias + i, n));
+        store(y + i, a, n);
+        a = select(lanes(n), a, set1(y[i]));
+        e.add(a, a);
+    }
+    return e;
+}
+
+constexpr long kRowsAtOnce = 4;  // each step is done for 4 rows before the next: none waits for its own reductions
+
+// Layer norm straight to u8t, rows x_row floats and out_row bytes apart. `scratch`: kRowsAtOnce x K floats.
+inline void layer_norm_rows_u8t(const float* x, long x_row, long rows, const float* weight, const float* bias, float eps,
+                                long K, float* scratch, char* out, long out_row) {
+    for (long r = 0; r < rows; r += kRowsAtOnce, x += kRowsAtOnce * x_row, out += kRowsAtOnce * out_row) {
+        const long n = rows - r < kRowsAtOnce ? rows - r : kRowsAtOnce;
+        Moments m[kRowsAtOnce];
+        Extent e[kRowsAtOnce];
+        Coding c[kRowsAtOnce];
+        for (long i = 0; i < n; i++) m[i] = moments(x + i * x_row, K);
+        for (long i = 0; i < n; i++) e[i] = normalise(x + i * x_row, m[i], weight, bias, eps, K, scratch + i * K);
+        for (long i = 0; i < n; i++) c[i] = coding(e[i], 1.0f);
+        for (long i = 0; i < n; i++) {
+            row_codes(scratch + i * K, K, c[i], (uint8_t*)out + i * out_row);
+            const float tail[2] = {c[i].scale, c[i].minimum};
+            std::memcpy(out + i * out_row + pad64(K), tail, 8);
+        }
+    }
 }
 
 // ---- rows of an embedding table as floats

@@ -65,11 +65,11 @@ def check_codes(got: NDArray[np.uint8], x: NDArray[np.float64], groups: int, sla
     assert np.abs(codes - np.round((grouped - low) / scale)).max() <= (1 if slack else 0)
 
 
-@pytest.mark.parametrize("n", LENGTHS)
-@pytest.mark.parametrize("block", [0, 64, 128])
+ROTATED = [(n, block) for n in LENGTHS for block in (0, 64, 128) if not block or n % block == 0]
+
+
+@pytest.mark.parametrize(("n", "block"), ROTATED)
 def test_u8t(lib: ctypes.CDLL, n: int, block: int) -> None:
-    if block and n % block:
-        pytest.skip("a rotation needs whole blocks")
     x = row(n)
     got = written(getattr(lib, f"u8t_{block}"), x, -(-n // 64) * 64 + 8)
     check_codes(got, rotated(x, block), 1, 1e-5)
@@ -130,11 +130,8 @@ def test_codes_are_torchs_on_ordinary_rows(lib: ctypes.CDLL) -> None:
         assert (got[:384] != want).mean() < 0.01
 
 
-@pytest.mark.parametrize("n", LENGTHS)
-@pytest.mark.parametrize("block", [0, 64, 128])
+@pytest.mark.parametrize(("n", "block"), ROTATED)
 def test_bf16(lib: ctypes.CDLL, n: int, block: int) -> None:
-    if block and n % block:
-        pytest.skip("a rotation needs whole blocks")
     x = row(n)
     got = written(getattr(lib, f"bf16_{block}"), x, -(-n // 32) * 64).view(np.uint16)
     back = (got.astype(np.uint32) << 16).view(np.float32)
@@ -155,6 +152,35 @@ def test_layer_norm(lib: ctypes.CDLL, n: int) -> None:
     wide = torch.from_numpy(x).double()
     want = torch.nn.functional.layer_norm(wide, (n,), *(torch.from_numpy(t).double() for t in (weight, bias)), 1e-5)
     np.testing.assert_allclose(got, want.numpy(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7])
+@pytest.mark.parametrize("n", [1, 33, 100, 384])
+def test_layer_norm_to_codes(lib: ctypes.CDLL, n: int, rows: int) -> None:
+    x, weight, bias = row(n * rows), row(n, 1), row(n, 2)
+    used = -(-n // 64) * 64 + 8
+    pitch = -(-used // 64) * 64
+
+    def call(at: ctypes.c_void_p, _: ctypes.c_long, out: ctypes.c_void_p) -> None:
+        sizes = (ctypes.c_long(rows), pointer(weight), pointer(bias), ctypes.c_float(1e-5), ctypes.c_long(n))
+        lib.norm_u8t(at, *sizes, out, ctypes.c_long(pitch))
+
+    got = written(call, x, pitch * (rows - 1) + used)
+    wide = (torch.from_numpy(t).double() for t in (weight, bias))
+    want = torch.nn.functional.layer_norm(torch.from_numpy(x).double().view(rows, n), (n,), *wide, 1e-5).numpy()
+    for i in range(rows):
+        check_codes(got[i * pitch : i * pitch + used], want[i], 1, 1e-4)
+
+
+@pytest.mark.parametrize("first", [1e3, -1e5])
+def test_moments_when_the_first_value_is_an_outlier(lib: ctypes.CDLL, first: float) -> None:
+    n = 384
+    x, ones, zeros = row(n), np.ones(n, np.float32), np.zeros(n, np.float32)
+    x[0] = first
+    got = np.empty(n, np.float32)
+    lib.norm(pointer(x), pointer(ones), pointer(zeros), ctypes.c_float(1e-5), ctypes.c_long(n), pointer(got))
+    want = torch.nn.functional.layer_norm(torch.from_numpy(x).double(), (n,), None, None, 1e-5).numpy()
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [1, 16, 100, 384])
