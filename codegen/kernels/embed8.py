@@ -18,6 +18,7 @@ from adaflex.solver.table import Encoding, Site
 
 name = "embed8"
 ops: tuple[str, ...] = ("embedding",)
+TAIL = 8  # bytes behind a row's codes
 
 
 def supports(shape: Sequence[int], encoding: Encoding) -> bool:
@@ -50,7 +51,7 @@ def reference(x: Tensor, encoded: Encoded, bias: Tensor | None) -> Tensor:
 
 
 def _sizes(shape: Sequence[int]) -> dict[str, int]:
-    return {"b": shape[0] * shape[1], "scale": shape[0] * 4, "minimum": shape[0] * 4}
+    return {"b": shape[0] * (shape[1] + TAIL)}
 
 
 def size_bytes(shape: Sequence[int], encoding: Encoding) -> int:
@@ -59,15 +60,17 @@ def size_bytes(shape: Sequence[int], encoding: Encoding) -> int:
 
 
 def pack(encoded: Encoded) -> Tensor:
-    """Codes u8 [V][W], scales float [V], minima float [V]."""
-    return join([encoded.parts[part] for part in ("codes", "scale", "minimum")])
+    """One line per row: its codes u8 [W], then scale and minimum as floats."""
+    tails = torch.stack((encoded.parts["scale"], encoded.parts["minimum"]), 1).view(torch.uint8)
+    return join([torch.cat((encoded.parts["codes"], tails), 1)])
 
 
 def unpack(block: Tensor, shape: Sequence[int], encoding: Encoding) -> Encoded:
     """The inverse of ``pack``."""
-    bytes_of = split(block, _sizes(shape))
-    parts = {name: bytes_of[name].view(torch.float32).clone() for name in ("scale", "minimum")}
-    return Encoded(encoding, tuple(shape), {"codes": bytes_of["b"].reshape(shape[0], shape[1]).clone(), **parts})
+    lines = split(block, _sizes(shape))["b"].reshape(shape[0], shape[1] + TAIL)
+    scale, low = lines[:, shape[1] :].contiguous().view(torch.float32).unbind(1)
+    codes = lines[:, : shape[1]].clone()
+    return Encoded(encoding, tuple(shape), {"codes": codes, "scale": scale.clone(), "minimum": low.clone()})
 
 
 def form(encoding: Encoding) -> str:
@@ -76,5 +79,5 @@ def form(encoding: Encoding) -> str:
 
 
 def call(encoding: Encoding, columns: int, rows: int) -> Call:
-    """Three parts, read by row."""
+    """One part, read by row."""
     return Call("rows.h", "gather_u8", offsets(_sizes((rows, columns))))

@@ -36,9 +36,12 @@ def supports(shape: Sequence[int], encoding: Encoding) -> bool:
 
 
 def offers(site: Site, machine: Machine) -> Sequence[Encoding]:
-    """Per token, rotated per token, groups of 64, rotated groups of 64: falling speed, rising accuracy."""
+    """Per token, rotated per token, rotated groups of 64: falling speed, rising accuracy.
+
+    Groups without rotation are slower than rotation alone and less accurate; they stand in where no block divides K.
+    """
     block = largest_block(site.shape[1])
-    forms = [(0, 0), (0, block), (64, 0), (64, block)] if block else [(0, 0), (32, 0)]
+    forms = [(0, 0), (0, block), (64, block)] if block else [(0, 0), (32, 0)]
     made = [Encoding(name, 8, group, True, turn, "compensated") for group, turn in forms]
     return tuple(encoding for encoding in made if supports(site.shape, encoding))
 

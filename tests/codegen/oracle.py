@@ -136,10 +136,9 @@ def rows16(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
 
 
 def rows8(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
-    codes = read.take(np.uint8, shape[0] * shape[1]).reshape(shape).astype(np.float64)
-    scale = read.take(np.float32, shape[0]).astype(np.float64)
-    low = read.take(np.float32, shape[0]).astype(np.float64)
-    return codes * scale[:, None] + low[:, None]
+    lines = read.take(np.uint8, shape[0] * (shape[1] + 8)).reshape(shape[0], -1)
+    tails = lines[:, shape[1] :].copy().view(np.float32).astype(np.float64)
+    return lines[:, : shape[1]].astype(np.float64) * tails[:, :1] + tails[:, 1:]
 
 
 def activations(x: Array, form: str) -> Array:
