@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from adaflex.errors import CaptureError
@@ -53,6 +53,29 @@ def sources_from_export(
     spec = program.call_spec.out_spec
     ranges = {str(symbol): bounds for symbol, bounds in program.range_constraints.items()}
     return assemble(Traced(graph, arguments, mutations, "export", type(model).__name__, spec, order, ranges))
+
+
+def any_sizes(args: Sequence[Any], kwargs: Mapping[str, Any] | None, model: nn.Module) -> dict[str, Any]:
+    """``dynamic_shapes`` that let every size of every tensor argument vary where the model allows it."""
+    values = call_signature(model).bind(model, *args, **dict(kwargs or {})).arguments
+    variable = {each.name: each.kind for each in call_signature(model).parameters.values()}
+    shapes: dict[str, Any] = {}
+    for name, value in list(values.items())[1:]:
+        if variable[name] == inspect.Parameter.VAR_KEYWORD:
+            shapes.update({key: _any_size(each) for key, each in value.items()})
+        else:
+            shapes[name] = _any_size(value)
+    return shapes
+
+
+def _any_size(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return dict.fromkeys(range(value.dim()), Dim.AUTO)
+    if type(value) in (list, tuple):
+        return type(value)(_any_size(each) for each in value)
+    if type(value) is dict:
+        return {key: _any_size(each) for key, each in value.items()}
+    return None
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> ExportedProgram:

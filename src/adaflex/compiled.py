@@ -10,6 +10,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from adaflex.options import Options
 from adaflex.passes.calibration import Batch
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.dynamo_door import DynamoCapture
+from adaflex.passes.export_door import any_sizes, from_export
 from adaflex.passes.torch_compat import CallFrame, call_frame, versions
 
 log = logging.getLogger("adaflex")
@@ -48,6 +50,19 @@ class Call:
         if self.root is None:
             raise AdaflexError("the compiled function belongs to no module: its original cannot be run by itself")
         return run_original(self.root, batch)
+
+    def recaptured(self) -> tuple[Capture, Weights] | None:
+        """The whole model with varying sizes, for calibration calls of other sizes than this one; None without a root.
+
+        CaptureError where torch.export cannot trace what Dynamo could.
+        """
+        if self.root is None or self.batch is None:
+            return None
+        root, batch = self.root, self.batch
+        shapes = any_sizes(batch.args, batch.kwargs, root)
+        # a compiled call runs below autograd, where torch.export cannot trace: another thread starts afresh
+        with ThreadPoolExecutor(1) as fresh:
+            return fresh.submit(from_export, root, batch.args, batch.kwargs, shapes).result()
 
 
 @dataclass(frozen=True, eq=False)

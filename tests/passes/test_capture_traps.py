@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from adaflex.errors import CaptureError
 from adaflex.passes import torch_compat
 from adaflex.passes.dynamo_door import DynamoCapture, capture_dynamo
-from adaflex.passes.export_door import from_export
+from adaflex.passes.export_door import any_sizes, from_export
 from tests.passes.models import zoo
 
 aten = torch.ops.aten
@@ -347,3 +347,49 @@ def test_without_the_private_hook_patterns_are_put_together_again(monkeypatch: p
     assert found.count(aten.linear.default) == 12
     assert found.count(aten.layer_norm.default) == 5
     assert found.count(aten.scaled_dot_product_attention.default) == 2
+
+
+def test_weight_normalisation_is_folded_into_the_weight() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 6)), nn.ReLU()).eval()
+    x = torch.randn(3, 4)
+    capture, weights = from_export(model, (x,))
+    assert targets(capture) == [aten.linear.default, aten.relu.default]
+    assert torch.allclose(capture.run(weights, (x,))[0], model(x), atol=1e-6)
+    folded = next(each for each in capture.constants if each.derived)
+    assert folded.shape == (6, 4) and folded.is_parameter and len(folded.derived) == 2
+
+
+INPUTS = {
+    "no rows": torch.randn(0, 8, 16),
+    "expanded": torch.randn(1, 8, 16).expand(3, 8, 16),
+    "transposed": torch.randn(8, 2, 16).transpose(0, 1),
+    "sliced": torch.randn(2, 8, 32)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_unusual_inputs_equal_eager(kind: str) -> None:
+    model = zoo()["mlp"].model()
+    compiled = torch.compile(model, backend=Recorder(model))
+    with torch.no_grad():
+        assert torch.equal(compiled(INPUTS[kind]), model(INPUTS[kind]))
+
+
+def test_double_precision_stays_double() -> None:
+    model, inputs = zoo()["mlp"].model().double(), (zoo()["mlp"].inputs()[0].double(),)
+    capture, weights = from_export(model, inputs)
+    output = capture.run(weights, inputs)[0]
+    assert output.dtype == torch.float64 and torch.equal(output, model(*inputs))
+
+
+@pytest.mark.parametrize("as_keywords", [False, True])
+def test_every_size_may_vary(as_keywords: bool) -> None:
+    entry = zoo()["sentence"]
+    model, inputs = entry.model(), entry.inputs(2, 8)
+    args, kwargs = (
+        ((), dict(zip(("input_ids", "attention_mask"), inputs, strict=True))) if as_keywords else (inputs, {})
+    )
+    capture, weights = from_export(model, args, kwargs, any_sizes(args, kwargs, model))
+    other = entry.inputs(5, 13)
+    assert torch.allclose(capture.run(weights, other)[0], model(*other), atol=1e-6)
+    assert [each.path for each in capture.inputs] == [("input_ids",), ("attention_mask",)]

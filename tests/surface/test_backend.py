@@ -484,3 +484,20 @@ def test_a_batch_given_by_keyword_is_known_to_the_planner() -> None:
     batch = planner.parts[0].call.batch
     assert isinstance(batch, Batch) and list(batch.kwargs) == ["x"]
     assert planner.parts[0].capture.inputs[0].path == ("x",)
+
+
+def test_the_planner_can_have_the_whole_model_with_varying_sizes() -> None:
+    class Recapturing(Fake):
+        def plan(self, parts: Sequence[Part], options: Options) -> Sequence[Program]:
+            self.whole = parts[0].call.recaptured()
+            return super().plan(parts, options)
+
+    planner = Recapturing()
+    entry = zoo()["sentence"]
+    model, other = entry.model(), entry.inputs(3, 11)
+    compiled = torch.compile(model, backend=Backend(planner).compile_graph)
+    with torch.no_grad():
+        assert torch.allclose(compiled(*entry.inputs()), model(*entry.inputs()), atol=1e-6)
+    capture, weights = planner.whole
+    assert torch.allclose(capture.run(weights, other)[0], model(*other), atol=1e-6)
+    assert {each.name for each in capture.sources} == set(planner.planned[0])
