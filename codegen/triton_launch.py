@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaflex.codegen.triton import PARTS, Named, Product, Source
+from adaflex.codegen.kernels.family import Kernel as Family
+from adaflex.codegen.triton import PARTS, Named, Product, Source, render
 from adaflex.codegen.triton_build import load, write
-from adaflex.codegen.triton_rows import MOST_BLOCK, Kernel, tile
+from adaflex.codegen.triton_rows import MOST_BLOCK, tile
 from adaflex.codegen.triton_templates.w4_layout import Packed
-from adaflex.codegen.triton_weights import Dense, Weight, activations
+from adaflex.codegen.triton_weights import Dense, Weight, activations, product_weights, without_products
 from adaflex.runtime.program import GemmStep, Program, RowStep
 from adaflex.runtime.region import evaluate, product
 
@@ -192,4 +193,14 @@ def launch_int4(
     )
 
 
-__all__ = ["Kernel", "Shape", "TritonKernels", "choose", "launch_int4", "launch_rows", "pick"]
+def kernels_for(
+    program: Program, weights: Tensor, menu: Sequence[Family], device: str, f16: bool = False
+) -> tuple[Program, Tensor, TritonKernels]:
+    """A program's own part of a device: the program without its products' bytes, the other constants there, kernels.
+
+    ``weights`` are the constants' bytes in host memory; they are not needed any more afterwards.
+    """
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.startswith("cuda") else 1
+    products = product_weights(program, weights, menu, device)
+    slim, constants = without_products(program, weights, device)
+    return slim, constants, TritonKernels(slim, render(program), products, processors, f16)
