@@ -2,7 +2,7 @@
 
 In: options (``--help``). Out: a table per kernel: rows M against (K, N), each cell the share of its instruction's peak
 and GOP/s. Weights cycle through a set of matrices as in a model; the epilogue adds a bias and stores bf16. Operands
-are constant bytes: the time of these kernels does not depend on values. A cell is the fastest burst, and the ceiling
+are constant bytes: ordinary values do not change the time of these kernels. A cell is the fastest burst, the ceiling
 the fastest probe of the whole run, because the machine may be shared.
 """
 
@@ -110,7 +110,7 @@ def operand_list(
     groups = k // kernel.group if kernel.group else 1
     lda = -(-(codes * kernel.row_bytes + 8 * groups) // 64) * 64
     columns = -(-n // 32) * 32
-    a, y, bias = buffer(rows * lda), buffer(rows * n * 4), buffer(columns * 4)
+    a, y, bias = buffer(rows * lda, 0x3C), buffer(rows * n * 4), buffer(columns * 4)
     keep = [a, y, bias]
     records = (Args * matrices)()
     for record in records:

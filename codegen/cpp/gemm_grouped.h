@@ -88,7 +88,7 @@ AF_NOINLINE void grouped_tile(const Grouped& p, const char* a, const char* b, co
             const char* row[R];
             AF_UNROLL for (int r = 0; r < R; ++r) row[r] = a + r * p.lda + g * G;
             typename Op::Acc c[R][Op::VECS];
-            multiply<Op, R, R == 1 ? 2 : 1>(c, row, b + g * BLOCKS * BLOCK, BLOCKS, fetch);
+            multiply<Op, R, (R == 1 || 2 * R + 2 == Op::ENOUGH) ? 2 : 1>(c, row, b + g * BLOCKS * BLOCK, BLOCKS, fetch);
             fold<Op, R, ASYM>(p, sums, c, scales, code_sums, g, n);
         }
         sums.done(out);

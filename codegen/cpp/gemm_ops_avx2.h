@@ -16,6 +16,7 @@ struct OpBase {
     static constexpr int VECS = 2;
     static constexpr int WIDTH = 16;
     static constexpr int LANES = 8;
+    static constexpr int ENOUGH = 6;    // sums that hide the latency of a multiply-add
     static constexpr bool REMAINDER = false;
     using Raw = __m256i;
     static AF_INLINE __m256i spread(const char* a) {

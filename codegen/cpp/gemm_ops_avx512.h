@@ -18,6 +18,7 @@ struct OpBase {
     static constexpr int VECS = 2;    // registers across a tile
     static constexpr int WIDTH = 32;  // columns of a tile
     static constexpr int LANES = 16;  // columns of a register
+    static constexpr int ENOUGH = 8;    // sums that hide the latency of a multiply-add
     static constexpr bool REMAINDER = false;  // may the count of blocks be no multiple of 4?
     using Word = __m512i;
     using Raw = __m512i;

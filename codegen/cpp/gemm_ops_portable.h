@@ -22,6 +22,7 @@ struct OpBase {
     static constexpr int VECS = 2;
     static constexpr int WIDTH = 8;
     static constexpr int LANES = 4;
+    static constexpr int ENOUGH = 6;    // sums that hide the latency of a multiply-add
     static constexpr bool REMAINDER = false;
     using Raw = Int4;
     static AF_INLINE Raw raw(const char* b) {

@@ -29,9 +29,9 @@ AF_INLINE long rows_of_block(const Shape& s, int tile_rows) {
     return s.rows <= fit + fit / 2 ? s.rows : fit;
 }
 
-// What tile t of a panel's `tiles` fetches of the next panel (`bytes` long, at `next`). The first four, two or one tiles
-// share it, spread over their inner loops: a burst of prefetches between tiles costs 3 to 20 %, this about 1 % with the
-// weights in L3, and gains up to 25 % where they come from memory.
+// What tile t of a panel's `tiles` fetches of the next panel (`bytes` long, at `next`). The first four, two or one
+// tiles share it, spread over their inner loops: a burst of prefetches between tiles costs 3 to 20 %, this about 1 %
+// with the weights in L3, and gains up to 25 % where they come from memory.
 AF_INLINE Fetch share_of_next(const char* next, long bytes, long t, long tiles) {
     const long shares = tiles >= 4 ? 4 : tiles >= 2 ? 2 : 1;
     return {next + t * bytes / shares, t < shares ? 8 / shares : 0};

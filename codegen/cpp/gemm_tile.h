@@ -20,7 +20,7 @@ AF_INLINE long round_up(long x, long unit) { return (x + unit - 1) / unit * unit
 // Tiles of few rows run several sums side by side, so that the latency of the multiply-add does not show.
 template <class Op, int R>
 constexpr int chains() {
-    return R * Op::VECS >= 6 ? 1 : R * Op::VECS >= 3 ? 2 : 4;
+    return R * Op::VECS >= Op::ENOUGH ? 1 : R * Op::VECS >= 3 ? 2 : 4;
 }
 
 // Adds one block into the accumulators: a[r] + at points at row r's words, b at the columns.

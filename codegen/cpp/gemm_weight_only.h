@@ -4,13 +4,15 @@
 // [N/32][Kp/8][32][4] (see gemm_w4a8.h), sw and (asymmetric) wz = sw * z, [K/G][Np], w = sw * (code - z), K a multiple
 // of G. Out: columns [n0, n1) through the epilogue.
 // Codes are exact in bf16; scales are applied to the float sums of a group, so nothing is rounded to bf16 on the way:
-// |error| <= (K + 16) eps sum_k |x| |sw| (|code - 8| + asymmetric: |8 - z| + 8 + |z|), eps = 2^-24.
+// |error| <= (K + 16) eps sum_k |x| |sw| (|code - 8| + asymmetric: |8 - z| + 8 + |z|), eps = 2^-24
+// (one or two rows by int8: see gemv_int8.h).
 //
 // Every tile unpacks its weights in registers: shifts, conversions and permutations run beside the multiply-adds, so
 // that from 8 rows on unpacking a panel to L1 first is slower (measured: 85 against 92 % of the peak for int8).
 #pragma once
 
 #include "gemm_grouped.h"
+#include "gemv_int8.h"
 
 namespace af {
 namespace gemm {
@@ -110,6 +112,9 @@ void gemm_w8(const char* a, long lda, long rows, const int8_t* b, const float* s
     const long k = gemm::round_up(K, 32);
     const gemm::WeightOnly parts{lda, k, k, 0, sw, nullptr};
     const long bytes = gemm::round_up(K, 64) * gemm::PANEL;
+#if defined(AF_AVX512)
+    if (rows <= 2 && k <= gemm::MOST_FIXED && gemm::int8_gemv({a, lda, rows, N, n0, n1}, b, sw, k, bytes, ep)) return;
+#endif
     gemm::weight_only_product<gemm::Bf16S8, false>(parts, {a, lda, rows, N, n0, n1}, b, bytes, ep);
 }
 

@@ -257,7 +257,33 @@ def weight_only_case(rows: int, k: int, n: int, group: int = 0, asym: bool = Fal
     x64 = x[:, :k].double().numpy()
     spread = np.abs(codes - (8 if group else 0)) + asym * (np.abs(8 - z64) + 8 + z64)
     exact = x64 @ ((codes - z64) * sw64).reshape(n, k).T
-    return product, exact, (k + 16) * EPS * (np.abs(x64) @ (spread * sw64).reshape(n, k).T)
+    size = (spread * sw64).reshape(n, k).T
+    bound = (k + 16) * EPS * (np.abs(x64) @ size)
+    if not group and rows <= 2:  # fixed point, gemv_int8.h
+        bound += 4 * EPS * np.abs(x64).max(1, keepdims=True) * size.sum(0)
+    return product, exact, bound
+
+
+def test_w8_with_outliers_zeros_and_infinities() -> None:
+    """Rows for which the fixed point of the one-row kernel is coarse, or does not exist."""
+    isa = "avx512" if NEEDS["avx512"] <= cpu_flags() else "portable"
+    for factor in (1e-30, 3000.0, 0.0, np.inf, np.nan):
+        product = weight_only_case(2, 96, 40)[0]
+        x = product.a.view(np.uint16)[:, :96]
+        values = (x.astype(np.uint32) << 16).view(np.float32)
+        changed = np.array([[factor]], np.float32) * (values if factor in (1e-30, 0.0) else values[:, :1])
+        target = slice(None) if factor in (1e-30, 0.0) else slice(0, 1)
+        x[:, target] = torch.from_numpy(changed).bfloat16().view(torch.int16).numpy().view(np.uint16)
+        x64 = (x.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        w64 = layout.unpack_int8(torch.from_numpy(product.b), 40, 96).double().numpy() * product.parts["sw"][:40, None]
+        with np.errstate(invalid="ignore"):
+            exact = x64 @ w64.T
+        y = run(isa, "w8", product)
+        if not np.isfinite(exact).all():
+            assert not np.isfinite(y[~np.isfinite(exact)]).any()
+            continue
+        sizes = np.abs(w64).T
+        check(y, exact, 112 * EPS * (np.abs(x64) @ sizes) + 4 * EPS * np.abs(x64).max(1, keepdims=True) * sizes.sum(0))
 
 
 @pytest.mark.parametrize("isa", FLAGS)
