@@ -180,7 +180,8 @@ struct Block {
 
 // Scores of keys [t0, t0 + keys) into the scratch.
 template <bool Bf16>
-AF_NOINLINE void score(const Block<Bf16>& b, const Attention& a, const Layout<Bf16>& in, const char* packed, long t0, long keys) {
+AF_NOINLINE void score(const Block<Bf16>& b, const Attention& a, const Layout<Bf16>& in, const char* packed, long t0,
+                       long keys) {
     const Tile tile = tile_of<typename Kind<Bf16>::Op>(b.rows);
     const char* panel = packed + t0 / PANEL * in.key_panel;
     float* out = b.scores(0);
@@ -190,7 +191,8 @@ AF_NOINLINE void score(const Block<Bf16>& b, const Attention& a, const Layout<Bf
 
 // The softmax of the rows over keys [t0, t0 + keys), in two sweeps so that no row waits for its own reduction.
 template <bool Bf16, class M>
-AF_NOINLINE void soften_rows(const Block<Bf16>& b, const Attention& a, const M& mask, long t0, long keys, State& state) {
+AF_NOINLINE void soften_rows(const Block<Bf16>& b, const Attention& a, const M& mask, long t0, long keys,
+                             State& state) {
     Row row[MOST_ROWS];
     State before = state;
     for (int r = 0; r < b.rows; r++) {
@@ -209,8 +211,8 @@ AF_NOINLINE void soften_rows(const Block<Bf16>& b, const Attention& a, const M& 
 
 // Adds probabilities times values; the last part divides and writes the output rows.
 template <bool Bf16, class Out>
-AF_NOINLINE void weigh(const Block<Bf16>& b, const Attention& a, const Layout<Bf16>& in, const char* packed, long t0, long keys,
-                     bool last, const State& state, Out* out, long out_row) {
+AF_NOINLINE void weigh(const Block<Bf16>& b, const Attention& a, const Layout<Bf16>& in, const char* packed, long t0,
+                       long keys, bool last, const State& state, Out* out, long out_row) {
     const Tile tile = tile_of<typename Kind<Bf16>::Op>(b.rows);
     const char* panel = packed + in.values + t0 / Kind<Bf16>::PER_WORD * BLOCK;
     for (long d = 0; d < a.width; d += PANEL, panel += in.value_panel) {
@@ -225,7 +227,8 @@ AF_NOINLINE void weigh(const Block<Bf16>& b, const Attention& a, const Layout<Bf
                     store(total, x);
                 } else {
                     const long n = a.width - d - c;
-                    n < 16 ? store(out + r * out_row + d + c, x * share, int(n)) : store(out + r * out_row + d + c, x * share);
+                    Out* to = out + r * out_row + d + c;
+                    n < 16 ? store(to, x * share, int(n)) : store(to, x * share);
                 }
             }
         }
@@ -270,6 +273,8 @@ void attend_rows(const Attention& a, const Q* q, long q_row, const M& mask, cons
         const Block<Bf16> b{scratch, at, r, int(r1 - r < Kind<Bf16>::Op::ROWS ? r1 - r : Kind<Bf16>::Op::ROWS)};
         for (int i = 0; i < b.rows; i++) copy_row(q + (r + i) * q_row, a.width, round_up(a.width, 16), b.q(i));
         const long reach = a.causal && r + b.rows < a.keys ? r + b.rows : a.keys;
+        for (int i = 0; i < b.rows && reach == 0; i++)  // no keys at all: zeros
+            for (long d = 0; d < a.width; d++) store(out + (r + i) * out_row + d, zero(), 1);
         State state;
         for (long t0 = 0; t0 < reach; t0 += Kind<Bf16>::AT_ONCE) {
             const long keys = reach - t0 < Kind<Bf16>::AT_ONCE ? reach - t0 : Kind<Bf16>::AT_ONCE;

@@ -34,7 +34,8 @@ AF_INLINE long words(long n) {
 
 // c[r] += row r's word at `at` times one block of a panel.
 template <class Op, int R>
-AF_INLINE void multiply_word(typename Op::Acc (&c)[R][Op::VECS], const char* const (&row)[R], long at, const char* block) {
+AF_INLINE void multiply_word(typename Op::Acc (&c)[R][Op::VECS], const char* const (&row)[R], long at,
+                             const char* block) {
     typename Op::Weight w[Op::VECS];
     AF_UNROLL for (int v = 0; v < Op::VECS; v++) w[v] = Op::weight(Op::raw(block + v * Op::LANES * 4), 0);
     AF_UNROLL for (int r = 0; r < R; r++) {
@@ -101,7 +102,6 @@ AF_INLINE void copy_row(const T* p, long n, long padded, Item* out) {
 AF_INLINE __m512i row_words(const bf16* p, long n, bf16) {
     return _mm512_maskz_loadu_epi16(n >= 32 ? ~0u : (1u << n) - 1, p);
 }
-AF_INLINE __m512i row_words(const float* p, long n, float) { return _mm512_castps_si512(load(p, n < 16 ? int(n) : 16).v); }
 template <class T>
 AF_INLINE __m512i row_words(const T* p, long n, float) {
     return _mm512_castps_si512(load(p, n < 16 ? int(n) : 16).v);
@@ -121,7 +121,8 @@ AF_INLINE void transpose(__m512i (&x)[16]) {
         y[a + 4] = _mm512_unpackhi_epi32(x[i * 2], x[i * 2 + 1]);
     }
     // y[g * 8 + j], y[g * 8 + 4 + j]: low and high words of rows 8 g + 2 j and 8 g + 2 j + 1
-    AF_UNROLL for (int g = 0; g < 2; g++) AF_UNROLL for (int half = 0; half < 2; half++) AF_UNROLL for (int j = 0; j < 2; j++) {
+    AF_UNROLL for (int i = 0; i < 8; i++) {
+        const int g = i / 4, half = i / 2 % 2, j = i % 2;
         __m512i a = y[g * 8 + half * 4 + j * 2], b = y[g * 8 + half * 4 + j * 2 + 1];
         x[(g * 2 + j) * 4 + half * 2] = _mm512_unpacklo_epi64(a, b);
         x[(g * 2 + j) * 4 + half * 2 + 1] = _mm512_unpackhi_epi64(a, b);

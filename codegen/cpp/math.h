@@ -90,7 +90,7 @@ AF_INLINE vf log(vf x) {
 
 AF_INLINE vf log2(vf x) {
     vf e, f = split2(x, e) - set1(1.0f);
-    vf tail = log_tail(f);  // log2(e) = 1.4375 + 0.005195...: the first factor is short, so its products are nearly exact
+    vf tail = log_tail(f);  // log2(e) = 1.4375 + 0.005195...: products with the short part are nearly exact
     vf y = fma(tail, set1(0.00519504104f), f * set1(0.00519504104f));
     y = fma(tail, set1(1.4375f), y);
     return log_special(x, fma(f, set1(1.4375f), y) + e);
@@ -122,7 +122,8 @@ AF_INLINE vf gelu_tanh(vf x) {  // x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3))
 // Two ranges; the larger is 1 - exp of a polynomial.
 AF_INLINE vf erf(vf x) {
     vf a = abs(x), s = x * x, t = fast_min(set1(4.0f), a);
-    vf small = poly(s, -5.96761703e-4f, 4.99119423e-3f, -2.67681349e-2f, 1.12819925e-1f, -3.76125336e-1f, 1.28379166e-1f);
+    vf small = poly(s, -5.96761703e-4f, 4.99119423e-3f, -2.67681349e-2f, 1.12819925e-1f, -3.76125336e-1f,
+                    1.28379166e-1f);
     small = fma(small, x, x);
     vf q = fma(poly(t, -1.72853470e-5f, 3.83197126e-4f), t * t, poly(t, -3.88396438e-3f, 2.42546219e-2f));
     q = fma(q, t, set1(-1.06777877e-1f));

@@ -5,8 +5,8 @@
 //   u8t      scale, minimum                            x ~ code * scale + minimum
 //   u8g<G>   scale[K / G], minimum[K / G]              the same per group of G = 32, 64, 128 columns
 // The scale is (maximum - minimum) / 255; where that is 0 it is 1 and the codes are 0. A nan in a row (group) makes its
-// minimum nan, so that it comes through. With rotation H = 64 or 128, each aligned block of H columns is first multiplied
-// by the normalised Hadamard matrix in Sylvester's order; K is then a multiple of H.
+// minimum nan, so that it comes through. With rotation H = 64 or 128, each aligned block of H columns is first
+// multiplied by the normalised Hadamard matrix in Sylvester's order; K is then a multiple of H.
 #pragma once
 
 #include "vec.h"
@@ -19,8 +19,8 @@ AF_INLINE long pad64(long n) { return (n + 63) / 64 * 64; }
 template <int S>
 AF_INLINE vf butterfly(vf x) {  // lanes without bit S: x + partner; with it: partner - x
     alignas(64) static constexpr float sign[16] = {
-        1, S & 1 ? -1 : 1, S & 2 ? -1 : 1, S & 3 ? -1 : 1, S & 4 ? -1 : 1, S & 5 ? -1 : 1, S & 6 ? -1 : 1, S & 7 ? -1 : 1,
-        S & 8 ? -1 : 1, S & 9 ? -1 : 1, S & 10 ? -1 : 1, S & 11 ? -1 : 1, S & 12 ? -1 : 1, S & 13 ? -1 : 1,
+        1, S & 1 ? -1 : 1, S & 2 ? -1 : 1, S & 3 ? -1 : 1, S & 4 ? -1 : 1, S & 5 ? -1 : 1, S & 6 ? -1 : 1,
+        S & 7 ? -1 : 1, S & 8 ? -1 : 1, S & 9 ? -1 : 1, S & 10 ? -1 : 1, S & 11 ? -1 : 1, S & 12 ? -1 : 1, S & 13 ? -1 : 1,
         S & 14 ? -1 : 1, S & 15 ? -1 : 1};
     return fma(x, load(sign), swap<S>(x));
 }
@@ -305,7 +305,8 @@ inline void layer_norm_row(const float* x, const float* weight, const float* bia
 }
 
 // y = the normalised row; its extent is met on the way.
-inline Extent normalise(const float* x, const Moments& m, const float* weight, const float* bias, float eps, long K, float* y) {
+inline Extent normalise(const float* x, const Moments& m, const float* weight, const float* bias, float eps, long K,
+                        float* y) {
     const vf mean = set1(m.mean), factor = set1(1.0f / __builtin_sqrtf(m.variance + eps));
     Extent e = Extent::none();
     long i = 0;
@@ -329,8 +330,8 @@ inline Extent normalise(const float* x, const Moments& m, const float* weight, c
 constexpr long kRowsAtOnce = 4;  // each step is done for 4 rows before the next: none waits for its own reductions
 
 // Layer norm straight to u8t, rows x_row floats and out_row bytes apart. `scratch`: kRowsAtOnce x K floats.
-inline void layer_norm_rows_u8t(const float* x, long x_row, long rows, const float* weight, const float* bias, float eps,
-                                long K, float* scratch, char* out, long out_row) {
+inline void layer_norm_rows_u8t(const float* x, long x_row, long rows, const float* weight, const float* bias,
+                                float eps, long K, float* scratch, char* out, long out_row) {
     for (long r = 0; r < rows; r += kRowsAtOnce, x += kRowsAtOnce * x_row, out += kRowsAtOnce * out_row) {
         const long n = rows - r < kRowsAtOnce ? rows - r : kRowsAtOnce;
         Moments m[kRowsAtOnce];
@@ -356,8 +357,12 @@ AF_INLINE void gather_plain(const void* block, long width, long row, float* out)
     if (i < width) store(out + i, load(p + i, int(width - i)), int(width - i));
 }
 // [rows][width] floats or bf16.
-inline void gather_f32(const void* block, long width, long row, float* out) { gather_plain<float>(block, width, row, out); }
-inline void gather_bf16(const void* block, long width, long row, float* out) { gather_plain<bf16>(block, width, row, out); }
+inline void gather_f32(const void* block, long width, long row, float* out) {
+    gather_plain<float>(block, width, row, out);
+}
+inline void gather_bf16(const void* block, long width, long row, float* out) {
+    gather_plain<bf16>(block, width, row, out);
+}
 
 template <class Code>
 AF_INLINE void gather_codes(const char* line, long width, vf scale, vf minimum, float* out) {
@@ -366,7 +371,7 @@ AF_INLINE void gather_codes(const char* line, long width, vf scale, vf minimum, 
     for (; i + 16 <= width; i += 16) store(out + i, fma(load(codes + i), scale, minimum));
     if (i < width) store(out + i, fma(load(codes + i, int(width - i)), scale, minimum), int(width - i));
 }
-// A line is `width` codes, then scale and minimum as floats (u8), or a scale alone (s8); a pitch of 0 is the line's length.
+// A line is `width` codes, then scale and minimum as floats (u8), or a scale alone (s8); pitch 0: the line's length.
 inline void gather_u8(const void* block, long width, long row, float* out, long pitch = 0) {
     const char* line = (const char*)block + row * (pitch != 0 ? pitch : width + 8);
     float tail[2];

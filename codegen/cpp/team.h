@@ -2,7 +2,7 @@
 // them meet inside it; af::WorkCounter, which hands out pieces of work.
 //
 // Waiting is the same everywhere: spin for about 50 us, then give the processor away a few times, then sleep in the
-// kernel. So a meeting costs 0.1 us on idle processors and nothing stalls where there are fewer processors than threads.
+// kernel. So a meeting costs 0.1 us on idle processors and nothing stalls with fewer processors than threads.
 // Threads are started by the first run and kept. After a fork the child starts its own. Nothing is pinned.
 #pragma once
 

@@ -56,7 +56,8 @@ AF_INLINE bf16 to_bf16(float x) {
 // fp16 by integer arithmetic: the form of machines without F16C. Exact in one direction, nearest even in the other.
 inline float to_float(fp16 h) {
     uint32_t sign = uint32_t(h.bits & 0x8000u) << 16, rest = h.bits & 0x7fffu;
-    if (rest >= 0x7c00u) return float_of(sign | 0x7f800000u | ((rest & 0x3ffu) << 13) | (rest > 0x7c00u ? 0x400000u : 0));
+    const uint32_t quiet = rest > 0x7c00u ? 0x400000u : 0;
+    if (rest >= 0x7c00u) return float_of(sign | 0x7f800000u | ((rest & 0x3ffu) << 13) | quiet);
     if (rest >= 0x400u) return float_of(sign | ((rest << 13) + 0x38000000u));
     return float_of(sign | bits_of(float(rest) * 5.9604644775390625e-8f));  // subnormal: rest * 2^-24
 }
@@ -65,7 +66,7 @@ inline fp16 to_fp16(float x) {
     uint32_t u = bits_of(x), sign = (u >> 16) & 0x8000u, rest = u & 0x7fffffffu;
     if (rest > 0x7f800000u) return {uint16_t(sign | 0x7e00u | ((rest >> 13) & 0x3ffu))};
     if (rest >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};  // 65520 and above round to infinity
-    if (rest < 0x38800000u) {                                    // below 2^-14: adding 0.5 aligns the last place to 2^-24
+    if (rest < 0x38800000u) {  // below 2^-14: adding 0.5 aligns the last place to 2^-24
         uint32_t low = bits_of(float_of(rest) + 0.5f) - 0x3f000000u;
         return {uint16_t(sign | low)};
     }

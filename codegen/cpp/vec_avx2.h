@@ -51,7 +51,8 @@ AF_INLINE vf load(const int64_t* p) {
 }
 
 AF_INLINE vf load_tail(const float* p, int n) {
-    return {_mm256_maskload_ps(p, lanes_low(n)), n > 8 ? _mm256_maskload_ps(p + 8, lanes_low(n - 8)) : _mm256_setzero_ps()};
+    return {_mm256_maskload_ps(p, lanes_low(n)),
+            n > 8 ? _mm256_maskload_ps(p + 8, lanes_low(n - 8)) : _mm256_setzero_ps()};
 }
 template <class T>
 AF_INLINE vf load_tail(const T* p, int n) {
@@ -198,7 +199,9 @@ AF_INLINE vm not_(vm a) {
 AF_INLINE uint32_t mask_bits(vm a) { return uint32_t(_mm256_movemask_ps(a.lo) | (_mm256_movemask_ps(a.hi) << 8)); }
 AF_INLINE bool any(vm a) { return mask_bits(a) != 0; }
 AF_INLINE bool all(vm a) { return mask_bits(a) == 0xffff; }
-AF_INLINE vf select(vm m, vf a, vf b) { return {_mm256_blendv_ps(b.lo, a.lo, m.lo), _mm256_blendv_ps(b.hi, a.hi, m.hi)}; }
+AF_INLINE vf select(vm m, vf a, vf b) {
+    return {_mm256_blendv_ps(b.lo, a.lo, m.lo), _mm256_blendv_ps(b.hi, a.hi, m.hi)};
+}
 
 // ---- reductions over the lanes
 template <class Op>

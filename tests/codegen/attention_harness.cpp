@@ -36,7 +36,8 @@ template <bool Bf16, class T>
 static void masked(const Problem& p, long b, long h, char* scratch) {
     const long at = b * p.mask_batch + h * p.mask_head;
     if (p.mask_kind == 0) head<Bf16, T>(p, b, h, no_mask(), scratch);
-    if (p.mask_kind == 1) head<Bf16, T>(p, b, h, mask_of((const float*)p.mask + at, p.mask_row, p.mask_column), scratch);
+    const float* floats = (const float*)p.mask + at;
+    if (p.mask_kind == 1) head<Bf16, T>(p, b, h, mask_of(floats, p.mask_row, p.mask_column), scratch);
     if (p.mask_kind == 2) head<Bf16, T>(p, b, h, mask_of((const bool*)p.mask + at, p.mask_row, p.mask_column), scratch);
 }
 
@@ -59,7 +60,8 @@ static void work(void* argument, int) {
     char* scratch = (char*)aligned_alloc(64, size_t(bytes + 128) / 64 * 64);
     std::memset(scratch, 0xff, size_t(bytes));  // nan, wherever it is read before it is written
     std::memset(scratch + bytes, 0x5a, 32);
-    for (long i = job.counter.take(); i < p.batch * p.heads; i = job.counter.take()) any(p, i / p.heads, i % p.heads, scratch);
+    for (long i = job.counter.take(); i < p.batch * p.heads; i = job.counter.take())
+        any(p, i / p.heads, i % p.heads, scratch);
     for (int i = 0; i < 32; i++) job.spoilt += scratch[bytes + i] != 0x5a;
     free(scratch);
 }

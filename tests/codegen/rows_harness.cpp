@@ -27,7 +27,8 @@ extern "C" void gather(int kind, const void* block, long width, long row, float*
     if (kind == 3) gather_s8(block, width, row, out, pitch);
 }
 
-// ns per row of layer norm into scratch, then quantise, over `rows` rows, best of `tries` passes. Without a form: both in one.
+// ns per row of layer norm into scratch, then quantise, over `rows` rows, best of `tries` passes.
+// Without a form: both in one.
 typedef void (*Form)(const float*, long, char*);
 extern "C" double norm_form_ns(Form form, const float* x, const float* w, const float* b, long K, long rows, char* out,
                                long pitch, long tries) {

@@ -159,6 +159,11 @@ def test_masks(lib: ctypes.CDLL, shape: Shape, kind: str, bf16: bool, rows: torc
     check(run(lib, shape, qkv, bf16, mask), exact(shape, qkv, mask), bf16)
 
 
+def test_no_keys_at_all(lib: ctypes.CDLL) -> None:
+    shape = Shape(11, 0, 33)
+    assert bool((run(lib, shape, operands(shape, torch.float32), False) == 0).all())
+
+
 @pytest.mark.parametrize("keys", [20, 700])
 @pytest.mark.parametrize("bf16", [True, False])
 def test_rows_without_keys_are_torchs(lib: ctypes.CDLL, keys: int, bf16: bool) -> None:

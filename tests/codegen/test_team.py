@@ -106,9 +106,15 @@ def test_a_forked_child_starts_its_own_threads(lib: ctypes.CDLL) -> None:
 
 def test_a_meeting_is_far_cheaper_than_a_sleep(lib: ctypes.CDLL) -> None:
     """Best of many short bursts: a kernel wake-up costs 20 us and more. Needs two free processors at some moment."""
-    if len(os.sched_getaffinity(0)) < 2:
+    processors = len(os.sched_getaffinity(0))
+    if processors < 2:
         pytest.skip("one processor")
+    barrier = run = float("inf")
+    end = time.monotonic() + 4
     with team(lib, 2) as made:
-        barrier = min(lib.team_barrier_ns(made, 200) for _ in range(200))
-        run = min(lib.team_run_ns(made, 50) for _ in range(200))
+        while (barrier > 5_000 or run > 15_000) and time.monotonic() < end:
+            barrier = min(barrier, lib.team_barrier_ns(made, 50))
+            run = min(run, lib.team_run_ns(made, 10))
+    if os.getloadavg()[0] > processors and not barrier < 5_000:
+        pytest.skip(f"other work keeps {processors} processors busy")
     assert barrier < 5_000 and run < 15_000, f"barrier {barrier:.0f} ns, run {run:.0f} ns"
