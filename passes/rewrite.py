@@ -65,6 +65,7 @@ def rewrite(
     for name in skipped:
         for add, kept in blocks[name].adds:
             by_name[add].replace_all_uses_with(by_name[kept])
+            by_name[add] = by_name[kept]  # the operand that goes around may itself be a skipped add
     root.graph.eliminate_dead_code()
     root.recompile()
     return root
