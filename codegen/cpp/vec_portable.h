@@ -198,9 +198,13 @@ AF_INLINE void extremes(vf low, vf high, float& least, float& most) {
 // Lanes i and i ^ S change places.
 template <int S>
 AF_INLINE vf swap(vf x) {
+#if defined(__clang__)
     vf y;
-    AF_UNROLL for (int i = 0; i < 16; i++) y.v[i] = x.v[i ^ S];
+    for (int i = 0; i < 16; i++) y.v[i] = x.v[i ^ S];
     return y;
+#else
+    return {__builtin_shuffle(x.v, iota_i() ^ S)};
+#endif
 }
 
 // ---- parts of a float, for math.h
