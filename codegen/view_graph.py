@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from adaflex.codegen.classify import SPLITS, kind_of, op_name
+from adaflex.codegen.classify import SPLITS, SUMS, kind_of, op_name
 from adaflex.codegen.views import View, apply, contiguous_strides
 from adaflex.passes.capture import Capture, size_of
 from adaflex.runtime.region import Size, plus, product, times
@@ -40,12 +40,19 @@ class ViewGraph:
 
     def physical(self, base: fx.Node) -> tuple[Size, Size]:
         """Rows and columns of a base's memory."""
+        kind = kind_of(base)
         shape = self.capture.sizes(base)
-        if kind_of(base) == "attention":
+        if kind == "view" and base.args:  # a copy is stored as the view it was made from is walked
+            source = base.args[0]
+            assert isinstance(source, fx.Node)
+            shape = self.of(source).shape
+        if kind == "attention":
             batch, heads, length, width = shape
             return times(batch, length), times(heads, width)
         if not shape:
             return 1, 1
+        if kind == "reduce" and op_name(base) in SUMS and not _keeps_axis(base):
+            return product(shape), 1  # one number for each row of what was reduced
         return product(shape[:-1]), shape[-1]
 
     def _own(self, node: fx.Node, kind: str) -> View:
@@ -96,3 +103,8 @@ class ViewGraph:
         shape = self.capture.sizes(node)
         offset = plus(view.offset, times(start, view.strides[axis]))
         return View(view.node, shape, view.strides, offset)
+
+
+def _keeps_axis(node: fx.Node) -> bool:
+    """Does a sum keep the axis that it sums over, with size 1?"""
+    return bool(node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False))
