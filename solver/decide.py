@@ -14,8 +14,9 @@ import numpy as np
 
 from adaflex.solver.check import Fault, faults, totals
 from adaflex.solver.lagrange import bound_and_repair
-from adaflex.solver.model import INFINITE, Program, Row, build, exact_stalls
+from adaflex.solver.model import INFINITE, Program, Row, build, exact_stalls, places
 from adaflex.solver.objective import Wish, scale_of, value_of
+from adaflex.solver.rings import solve_by_ring
 from adaflex.solver.sift import DIRECT, Run, solve_sifted
 from adaflex.solver.solve import Answer, Duals, Live, solver_name
 from adaflex.solver.table import CostTable
@@ -190,7 +191,12 @@ def solve_checked(
     first: Answer | None = None
     for number in range(ROUNDS + 1):
         start = columns_of(table, out.choices) if out.choices else None
-        answer = solve_sifted(live, out.duals, Run(deadline, gap, bounds.nodes), start)
+        run = Run(deadline, gap, bounds.nodes)
+        ringed = live.program.ring >= 0 and live.program.choices > DIRECT and out.duals is not None
+        if ringed and out.duals is not None:
+            answer = solve_by_ring(live, out.duals, run, start, blocks_of(table))
+        else:
+            answer = solve_sifted(live, out.duals, run, start)
         if first is None:
             first = answer
             if (
@@ -211,6 +217,17 @@ def solve_checked(
         if deadline - time.perf_counter() < 0.05:
             break
     return answer if first is answer or answer.status != "infeasible" else replace(answer, status="unknown")
+
+
+def blocks_of(table: CostTable) -> list[list[int]]:
+    """Columns of each block, in order of execution."""
+    where = places(table)
+    groups: list[list[int]] = [[] for _ in table.blocks]
+    for column, choice in enumerate(table.choices):
+        block = where.block(choice)
+        if block is not None:
+            groups[block].append(column)
+    return groups
 
 
 def forbid(live: Live, columns: Sequence[int], differ: int = 1, weights: Sequence[int] | None = None) -> None:

@@ -50,12 +50,10 @@ def solve_sifted(live: Live, duals: Duals | None, run: Run, start: Sequence[int]
     while True:
         out = np.setdiff1d(free[reduced[free] > reach], np.array(start or [], dtype=np.int64))
         final = len(out) == 0
-        for column in out:
-            live.set_bounds(int(column), 0.0, 0.0)
+        live.set_many(out, np.zeros(len(out)), np.zeros(len(out)))
         share = run.left if final or best is not None else 0.5 * run.left
         answer = live.solve(time_limit=share, gap=0.5 * run.gap, start=start, nodes=run.nodes)
-        for column in out:
-            live.set_bounds(int(column), 0.0, float(program.upper[column]))
+        live.set_many(out, np.zeros(len(out)), program.upper[out])
         known = best.value if best is not None and best.value is not None else INFINITE
         if answer.value is not None and answer.values is not None and answer.value < known:
             best = answer

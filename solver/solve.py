@@ -155,6 +155,11 @@ class Live:
         unit = float(self.program.units[column])
         self._check(self.highs.changeColBounds(column, low / unit, high / unit), "bounds")
 
+    def set_many(self, columns: NDArray[np.int64], low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
+        """Change the bounds of many choices at once (their unit is 1)."""
+        status = self.highs.changeColsBounds(len(columns), columns.astype(np.int32), low, high)
+        self._check(status, "bounds")
+
     def solve(
         self,
         *,
@@ -167,7 +172,7 @@ class Live:
         """Solve to relative ``gap``; ``start`` is the list of choices taken by a known plan."""
         begin = time.perf_counter()
         self._option("solve_relaxation", False)
-        self._option("time_limit", self.highs.getRunTime() + max(0.05, time_limit))
+        self._option("time_limit", max(0.05, time_limit))  # of this run
         self._option("mip_rel_gap", gap)
         self._option("mip_abs_gap", 1e-7)
         self._option("mip_max_nodes", nodes if nodes is not None else 2**31 - 1)
@@ -221,7 +226,7 @@ class Live:
         from highspy import HighsModelStatus as Model
 
         self._option("solve_relaxation", True)
-        self._option("time_limit", self.highs.getRunTime() + max(0.05, time_limit))
+        self._option("time_limit", max(0.05, time_limit))  # of this run
         self._run()
         if self.highs.getModelStatus() != Model.kOptimal:
             return None
