@@ -10,7 +10,7 @@
 #include "gemm_sweep.h"
 
 namespace af {
-namespace gemm {
+namespace gemm AF_HIDDEN {
 
 template <class Op, class Ep>
 AF_INLINE void product(const Shape& s, const void* b, long blocks, Ep& ep) {

@@ -14,7 +14,7 @@
 #endif
 
 namespace af {
-namespace gemm {
+namespace gemm AF_HIDDEN {
 
 struct Grouped {
     long lda;

@@ -9,7 +9,7 @@
 #include "vec.h"
 
 namespace af {
-namespace gemm {
+namespace gemm AF_HIDDEN {
 
 struct OpBase {
     static constexpr int ROWS = 4;

@@ -10,7 +10,7 @@
 #include "vec.h"
 
 namespace af {
-namespace gemm {
+namespace gemm AF_HIDDEN {
 
 // What every form shares: 8 rows by 2 registers of 16 columns leave half the registers to weights and constants.
 struct OpBase {

@@ -4,7 +4,7 @@
 #include "vec.h"
 
 namespace af {
-namespace gemm {
+namespace gemm AF_HIDDEN {
 
 typedef int32_t Int4 __attribute__((vector_size(16)));
 typedef float Float4 __attribute__((vector_size(16)));

@@ -8,7 +8,7 @@
 #include "gemm_tile.h"
 
 namespace af {
-namespace gemm {
+namespace gemm AF_HIDDEN {
 
 constexpr long ROW_BLOCK_BYTES = 128 << 10;  // activations of a row block: an eighth of an L2 of 1 MB
 constexpr long FEWEST_ROWS = 32;             // of a row block

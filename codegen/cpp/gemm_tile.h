@@ -8,7 +8,7 @@
 #include "gemm_ops.h"
 
 namespace af {
-namespace gemm {
+namespace gemm AF_HIDDEN {
 
 #define AF_LAMBDA __attribute__((always_inline))
 

@@ -15,7 +15,7 @@
 #include "gemv_int8.h"
 
 namespace af {
-namespace gemm {
+namespace gemm AF_HIDDEN {
 
 struct WeightOnly {
     long lda;

@@ -10,7 +10,7 @@
 
 #if defined(AF_AVX512)
 namespace af {
-namespace gemm {
+namespace gemm AF_HIDDEN {
 
 constexpr long LOW_SUMS = 4096;  // groups a row may have; more take the general path
 

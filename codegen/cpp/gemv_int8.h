@@ -10,7 +10,7 @@
 
 #if defined(AF_AVX512)
 namespace af {
-namespace gemm {
+namespace gemm AF_HIDDEN {
 
 constexpr long MOST_FIXED = 8192;  // k of a row; longer rows take the general path
 
