@@ -307,6 +307,8 @@ def _outputs(
 def _output(value: Any, place: Mapping[fx.Node, int], skip: int, names: Mapping[str, str]) -> Output:
     if not isinstance(value, fx.Node):
         return Output("", "value", None, value)
+    if isinstance(value.meta.get("val"), torch.SymInt):
+        return Output(value.name, "size", None, _readable(value.meta["val"], names))
     form = _form(value, names)
     base = root(value)
     if base not in place:

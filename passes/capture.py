@@ -82,9 +82,9 @@ class Output:
     """How one output of the graph arises, mutations included (they come first)."""
 
     node: str  # "" for a plain value
-    kind: Literal["fresh", "alias", "input", "constant", "mutation", "value"]
+    kind: Literal["fresh", "alias", "input", "constant", "mutation", "value", "size"]
     index: int | None = None  # of the input or constant it is, aliases or is written back to
-    value: Any = None  # None, int, float, bool or str where kind is "value"
+    value: Any = None  # None, int, float, bool or str where kind is "value"; the ``Size`` where it is "size"
     shape: tuple[Size, ...] = ()
     dtype: torch.dtype | None = None
 

@@ -157,6 +157,15 @@ def real_tensors() -> AbstractContextManager[Any]:
     return unset_fake_temporarily()
 
 
+@contextmanager
+def outside_of_calls() -> Iterator[None]:
+    """Within it torch is as outside of a compiled call: no modes that watch it, no inference mode, gradients on."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with _disable_current_modes(), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 def fake_mode_of(value: Any) -> Any:
     """The fake mode of a fake tensor, which computes shapes without data; None for anything else."""
     return getattr(value, "fake_mode", None)

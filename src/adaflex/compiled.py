@@ -10,7 +10,6 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
@@ -24,7 +23,7 @@ from adaflex.passes.calibration import Batch
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.dynamo_door import DynamoCapture
 from adaflex.passes.export_door import any_sizes, from_export
-from adaflex.passes.torch_compat import CallFrame, call_frame, versions
+from adaflex.passes.torch_compat import CallFrame, call_frame, outside_of_calls, versions
 
 log = logging.getLogger("adaflex")
 
@@ -44,12 +43,14 @@ class Call:
     inputs: tuple[Any, ...]  # of the captured graph
     batch: Batch | None  # the user's own arguments; None where the whole call is not known
     root: nn.Module | None  # the module that was compiled
+    autocast: torch.dtype | None = None  # what the call's autocast turns matrix products into; None: it is off
 
     def original(self, batch: Batch) -> Any:
         """The original model's output for a call, in eager, its buffers left as they are."""
         if self.root is None:
             raise AdaflexError("the compiled function belongs to no module: its original cannot be run by itself")
-        return run_original(self.root, batch)
+        with torch.autocast("cpu", self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            return run_original(self.root, batch)
 
     def recaptured(self) -> tuple[Capture, Weights] | None:
         """The whole model with varying sizes, for calibration calls of other sizes than this one; None without a root.
@@ -58,11 +59,8 @@ class Call:
         """
         if self.root is None or self.batch is None:
             return None
-        root, batch = self.root, self.batch
-        shapes = any_sizes(batch.args, batch.kwargs, root)
-        # a compiled call runs below autograd, where torch.export cannot trace: another thread starts afresh
-        with ThreadPoolExecutor(1) as fresh:
-            return fresh.submit(from_export, root, batch.args, batch.kwargs, shapes).result()
+        shapes = any_sizes(self.batch.args, self.batch.kwargs, self.root)
+        return from_export(self.root, self.batch.args, self.batch.kwargs, shapes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +124,7 @@ class CompiledGraph:
         self.whole = whole
         self.bound: dict[Key, Bound] = {}
         self.errors: dict[Key, AdaflexError] = {}
+        self.autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         shapes = [(each.dtype, each.shape) for each in self.capture.inputs]
         self.signature = f"{self.capture.graph.code}\n{shapes}"
 
@@ -201,7 +200,8 @@ class Scope:
                 self._forget(tensors)
             frame = call_frame()
             try:
-                return self._make(graph, tensors, inputs, frame)
+                with outside_of_calls():
+                    return self._make(graph, tensors, inputs, frame)
             except AdaflexError as error:
                 graph.errors[key] = error
                 raise
@@ -237,7 +237,8 @@ class Scope:
         for record in records:
             tensors = record.alive()
             if tensors is not None:
-                call = Call(copied(record.inputs), None if batch is None else copied_batch(batch), root)
+                whole = None if batch is None else copied_batch(batch)
+                call = Call(copied(record.inputs), whole, root, record.graph.autocast)
                 made.append((record, tensors, Part(record.graph.capture, record.graph.capture.bind(tensors), call)))
         if not made:
             return []
@@ -254,7 +255,7 @@ class Scope:
         for bound in earlier:
             if bound.signature == graph.signature and bound.key == tuple(map(id, tensors)):
                 return graph.bind(tensors, bound.runnable)
-        call = Call(copied(record.inputs), None, frame.root if frame else None)
+        call = Call(copied(record.inputs), None, frame.root if frame else None, graph.autocast)
         part = Part(graph.capture, graph.capture.bind(tensors), call)
         return graph.bind(tensors, self.planner.extend(part, self.options, [each.runnable for each in earlier]))
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.nn import functional as F
 
 from adaflex.errors import CaptureError
 from adaflex.passes import torch_compat
+from adaflex.passes.capture import evaluate
 from adaflex.passes.dynamo_door import DynamoCapture, capture_dynamo
 from adaflex.passes.export_door import any_sizes, from_export
 from tests.passes.models import zoo
@@ -393,3 +395,17 @@ def test_every_size_may_vary(as_keywords: bool) -> None:
     other = entry.inputs(5, 13)
     assert torch.allclose(capture.run(weights, other)[0], model(*other), atol=1e-6)
     assert [each.path for each in capture.inputs] == [("input_ids",), ("attention_mask",)]
+
+
+def test_sizes_among_the_outputs_are_expressions() -> None:
+    class Sizes(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, int, int]:
+            return x + 1, x.shape[0], 2 * x.shape[1] + 3
+
+    x = torch.randn(2, 5)
+    capture, weights = from_export(Sizes(), (x,), dynamic_shapes=({0: Dim.AUTO, 1: Dim.AUTO},))
+    assert [each.kind for each in capture.outputs] == ["fresh", "size", "size"]
+    other = torch.randn(4, 7)
+    values = capture.bind_symbols((other,))
+    assert [evaluate(each.value, values) for each in capture.outputs[1:]] == [4, 17]
+    assert capture.run(weights, (other,))[1:] == [4, 17]

@@ -501,3 +501,27 @@ def test_the_planner_can_have_the_whole_model_with_varying_sizes() -> None:
     capture, weights = planner.whole
     assert torch.allclose(capture.run(weights, other)[0], model(*other), atol=1e-6)
     assert {each.name for each in capture.sources} == set(planner.planned[0])
+
+
+def test_the_original_runs_under_the_autocast_of_the_call() -> None:
+    planner = Calibrating()
+    model = mlp()
+    compiled = torch.compile(model, backend=Backend(planner).compile_graph)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = model(X)
+        assert torch.equal(compiled(X), expected)
+    assert planner.results[0].dtype == torch.bfloat16 and torch.equal(planner.results[0], expected)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_planner_may_use_gradients_and_sees_no_watching_modes(mode: Any) -> None:
+    class Sloped(Fake):
+        def plan(self, parts: Sequence[Part], options: Options) -> Sequence[Program]:
+            x = parts[0].call.inputs[0].requires_grad_(True)
+            (self.slope,) = torch.autograd.grad((x * 2).sum(), x)
+            return super().plan(parts, options)
+
+    planner = Sloped()
+    with mode():
+        torch.compile(mlp(), backend=Backend(planner).compile_graph)(torch.randn(2, 8, 16))
+    assert bool((planner.slope == 2).all())
