@@ -118,7 +118,8 @@ def epilogue(region: Region, slots: Sequence[Slot]) -> tuple[list[str], Body]:
 def splice(template: str, lines: Sequence[str], arguments: Sequence[str]) -> str:
     """A template's kernel with an epilogue and its arguments in their places; its name is still KERNEL."""
     text = (files("adaflex.codegen") / "triton_templates" / f"{template}.py").read_text()
-    kernel = "@triton.jit\ndef KERNEL(" + text.partition("@triton.jit\ndef KERNEL(")[2]
+    head, _, tail = text.partition("\ndef KERNEL(")
+    kernel = head[head.rindex("@triton.jit") :] + "\ndef KERNEL(" + tail
     kernel = kernel.replace("ARGUMENTS,", "".join(f"{name}, " for name in arguments).rstrip())
     result = "sums" if template == "w4_gemm" else "total"
     indented = "\n        ".join(lines).replace("RESULT", result)

@@ -184,7 +184,7 @@ def launch_int4(
         ASYMMETRIC=asymmetric,
         F16=f16 or x[0].dtype == torch.float16,
         WHOLE=k % (2 * weight.half) == 0,
-        PARTS=shape.parts,
+        SHARED=shape.parts > 1,
         BM=shape.rows,
         BN=shape.columns,
         num_warps=shape.warps,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -95,6 +96,7 @@ class CudaExecutor:
         """``weights``: the constants' bytes, uint8, on ``device``; ``program`` may be any: it is made a device's."""
         self.program = device_program(program, device)
         self.weights, self.kernels, self.device = weights, kernels, torch.device(device)
+        self._is_cuda = self.device.type == "cuda"
         self._shapes: dict[tuple[int, ...], _Shape] = {}
         self._lock = threading.Lock()
         self._turns = threading.Semaphore(max_concurrency)
@@ -111,14 +113,12 @@ class CudaExecutor:
         if len(inputs) != len(self.program.inputs):
             raise OptionError(f"{len(inputs)} inputs were given; this program takes {len(self.program.inputs)}")
         shape = self._shape(inputs)
-        with self._turns, torch.no_grad():
+        with self._turns, torch.no_grad(), torch.cuda.device(self.device) if self._is_cuda else nullcontext():
             arena = self._arena(shape)
             try:
                 return self._run(shape, arena, inputs)
             finally:
-                if self.device.type == "cuda":
-                    arena.done = torch.cuda.current_stream(self.device).record_event()
-                shape.free.append(arena)
+                self._give_back(shape, arena)
 
     # ---- sizes ----
     def _shape(self, inputs: Sequence[Any]) -> _Shape:
@@ -161,8 +161,19 @@ class CudaExecutor:
                 raise OptionError(f"input '{name}' is on '{given.device}'; move it to '{self.device}', where this runs")
 
     # ---- memory ----
+    def _capturing(self) -> bool:
+        """Is this call being recorded into a CUDA graph? Then its arena is the graph's own, and never comes back."""
+        return self._is_cuda and torch.cuda.is_current_stream_capturing()
+
+    def _give_back(self, shape: _Shape, arena: _Arena) -> None:
+        if self._capturing():
+            return
+        if self._is_cuda:
+            arena.done = torch.cuda.current_stream(self.device).record_event()
+        shape.free.append(arena)
+
     def _arena(self, shape: _Shape) -> _Arena:
-        if not shape.free:
+        if not shape.free or self._capturing():
             return _Arena(torch.empty(max(shape.layout.arena_bytes, 1), dtype=torch.uint8, device=self.device))
         arena = shape.free.pop()
         if arena.done is not None:

@@ -1,7 +1,7 @@
 """Template: y[M, N] = x[M, K] times int4 weights with a scale (and zero point) per group, then an epilogue region.
 
-In: x fp16 or bf16 rows; weights as ``w4_layout.pack`` stores them. Out: what the epilogue stores, or, where PARTS > 1,
-fp32 sums partial[part, M, N] that a second kernel adds in order, so that equal calls give equal bits.
+In: x fp16 or bf16 rows; weights as ``w4_layout.pack`` stores them. Out: what the epilogue stores, or, where K is SHARED
+by several programs, fp32 sums partial[part, M, N]; a second kernel adds them in order, so equal calls give equal bits.
 The tile is yᵀ [BN, BM]: dequantised weights are the left operand, which the matrix unit takes from registers, and BM
 can be as small as 16. A block of K holds 2 H codes, the first H in low nibbles: each half is one product, and scales
 multiply its fp32 sum, so that weights enter the product exactly (code - zero is a small whole number).
@@ -30,18 +30,18 @@ def half_product(codes, zero, x, ASYMMETRIC: tl.constexpr, F16: tl.constexpr):
     return tl.dot(weight.to(tl.bfloat16), tl.trans(x.to(tl.bfloat16)))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def KERNEL(
     x, b, scale, zero, partial, M, N, K, pitch, ARGUMENTS,
     GROUP: tl.constexpr, H: tl.constexpr, ASYMMETRIC: tl.constexpr, F16: tl.constexpr, WHOLE: tl.constexpr,
-    PARTS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    SHARED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     m = tl.program_id(1) * BM + tl.arange(0, BM)
     k = tl.arange(0, H)
     blocks = tl.cdiv(K, 2 * H)
     wide = tl.cdiv(N, 64) * 64
-    share = tl.cdiv(blocks, PARTS)
+    share = tl.cdiv(blocks, tl.num_programs(2))
     first = tl.program_id(2) * share
     row = tl.minimum(n, N - 1)
     codes_at = b + ((row // 64).to(tl.int64) * blocks * 64 + row % 64)[:, None] * H + k[None, :]
@@ -79,7 +79,7 @@ def KERNEL(
     cols = n[:, None]
     rm = rows < M
     cm = cols < N
-    if PARTS > 1:
+    if SHARED:
         place = tl.program_id(2).to(tl.int64) * M * N + rows.to(tl.int64) * N + cols
         tl.store(partial + place, sums, mask=rm & cm)
     else:

@@ -22,18 +22,18 @@ def half_sums(codes, zero, scale, x, ASYMMETRIC: tl.constexpr):
     return (weight * scale[:, None])[None, :, :] * x.to(tl.float32)[:, None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def KERNEL(
     x, b, scale, zero, partial, M, N, K, pitch, ARGUMENTS,
     GROUP: tl.constexpr, H: tl.constexpr, ASYMMETRIC: tl.constexpr, F16: tl.constexpr, WHOLE: tl.constexpr,
-    PARTS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    SHARED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     m = tl.program_id(1) * BM + tl.arange(0, BM)
     k = tl.arange(0, H)
     blocks = tl.cdiv(K, 2 * H)
     wide = tl.cdiv(N, 64) * 64
-    share = tl.cdiv(blocks, PARTS)
+    share = tl.cdiv(blocks, tl.num_programs(2))
     first = tl.program_id(2) * share
     row = tl.minimum(n, N - 1)
     codes_at = b + ((row // 64).to(tl.int64) * blocks * 64 + row % 64)[:, None] * H + k[None, :]
@@ -55,7 +55,7 @@ def KERNEL(
     cols = n[None, :]
     rm = rows < M
     cm = cols < N
-    if PARTS > 1:
+    if SHARED:
         place = tl.program_id(2).to(tl.int64) * M * N + rows.to(tl.int64) * N + cols
         tl.store(partial + place, total, mask=rm & cm)
     else:

@@ -325,6 +325,58 @@ def case_formed_bf16() -> list[Check]:
     return [("padding", float(np.abs(rows[:, 37:]).max()), 0.0), ("values", error(rows[:, :37], want), 2.0**-7)]
 
 
+def random_region(random: np.random.Generator) -> tuple[Region, tuple[Slot, ...], dict[str, int], dict[int, Any]]:
+    """A region of a dozen bounded ops over loads of every kind, with up to three reductions; sizes partly symbols."""
+    b, t, c = (int(random.integers(1, high)) for high in (4, 5, 90))
+    rows, width = "s0", "s1"
+    loads = (
+        Load(0, (("*", t, width), width), 1),
+        Load(1, (t, 1), 0),
+        Load(2, (0, 0), 1, offset=1),
+        Load(3, (0, 0), 0, offset=2),
+        Load(4, (width, 0), 1),
+    )
+    w = Writer()
+    values = [w.emit("load", k) for k in range(len(loads))] + [w.emit("column"), w.emit("const", value=0.75)]
+    reductions = 0
+    for _ in range(int(random.integers(6, 14))):
+        first, second = (int(random.choice(values[-8:])) for _ in range(2))
+        kind = int(random.integers(0, 10))
+        if kind < 2 and reductions < 3:
+            reductions += 1
+            value = w.emit(str(random.choice(["sum", "rmax", "rmin"])), w.emit("tanh", first))
+        elif kind < 5:
+            value = w.emit(str(random.choice(["tanh", "sigmoid", "sin", "abs", "relu", "not", "neg"])), first)
+        elif kind == 5:
+            value = w.emit("select", w.emit("lt", first, second), first, second)
+        else:
+            value = w.emit(str(random.choice(["add", "sub", "max", "min", "ge"])), first, w.emit("tanh", second))
+        values.append(value)
+    whole = ("*", ("*", rows, t), 1)
+    slots = (
+        slot("f32", whole, width), slot("f32", rows, t), slot("bf16", 1, ("+", width, 1)), slot("f32", 1, 8),
+        slot("f16", rows, width), slot("f32", whole, width), slot("f32", whole, width),
+    )  # fmt: skip
+    full, other = w.emit("add", values[-1], values[0]), w.emit("max", values[-2], values[4])
+    region = Region((rows, t), width, loads, tuple(w.ops), (Store(full, 5), Store(other, 6)))
+    given = {
+        0: torch.randn(b * t * c), 1: torch.randn(b * t), 2: torch.randn(c + 1).bfloat16(), 3: torch.randn(8),
+        4: torch.randn(b * c).half(),
+    }  # fmt: skip
+    return region, slots, {"s0": b, "s1": c}, given
+
+
+def case_random_regions() -> list[Check]:
+    """Forty random regions, each as it is printed for short and for long rows."""
+    checks = []
+    random = np.random.default_rng(7)
+    for number in range(40):
+        region, slots, symbols, given = random_region(random)
+        found = compare(region, slots, symbols, given, allowed=64 * EPS, most=32)
+        checks += [(f"region {number} {what}", wrong, allowed) for what, wrong, allowed in found]
+    return checks
+
+
 CASES = {name.removeprefix("case_"): function for name, function in list(globals().items()) if name[:5] == "case_"}
 
 
