@@ -26,7 +26,9 @@ from adaflex.settings import Settings, settings
 
 log = logging.getLogger("adaflex.native")
 
-BASE_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-pthread", "-Wno-psabi")
+# a static table in a template would be one symbol for all libraries of the process, whatever their instruction set
+ONE_LIBRARY = ("-fno-gnu-unique", "-fvisibility-inlines-hidden")
+BASE_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-pthread", "-Wno-psabi", *ONE_LIBRARY)
 
 
 @dataclass(frozen=True)
