@@ -241,7 +241,7 @@ class Lowering:
         ):
             return slot
         step, made = library.clone(self, view)
-        self.add(step, None, ())
+        self.add(step, None, (Read(slot, False, False),))
         return made
 
     # ---- steps ----

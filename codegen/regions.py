@@ -127,6 +127,8 @@ def _padded(given: Sequence[Any], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
 def fold_value(builder: RegionBuilder, node: fx.Node, x: int) -> int:
     """sum, mean, amax or amin over the inner axis."""
     name, w = op_name(node), builder.writer
+    if known(builder.inner) == 1:  # an axis of one entry: nothing to fold
+        return x
     folded = w.emit({"sum": "fold_sum", "mean": "fold_sum", "amax": "fold_max", "amin": "fold_min"}[name], x)
     return w.emit("div", folded, w.emit("depth")) if name == "mean" else folded
 
