@@ -40,7 +40,14 @@ _SCALED = mul(
         ),
     ),
 )
-_WEIGHTED = mul(Slot("weight"), Slot("scaled", lambda each: match(_SCALED, each) is not None))
+
+
+def _scaled(node: Any) -> dict[str, Any] | None:
+    """The match of ``x * rsqrt(mean(x²) + eps)``, seen through a cast back to the model's own type."""
+    return match(_SCALED, node.args[0] if is_op(node, aten._to_copy.default) else node)
+
+
+_WEIGHTED = mul(Slot("weight"), Slot("scaled", lambda each: _scaled(each) is not None))
 
 
 def rms_norms(graph: fx.Graph) -> int:
@@ -50,9 +57,11 @@ def rms_norms(graph: fx.Graph) -> int:
         found = match(_WEIGHTED, node)
         if found is None or not isinstance(found["weight"], fx.Node):
             continue
-        inner = match(_SCALED, found["scaled"])
+        inner = _scaled(found["scaled"])
         assert inner is not None
         x, width = inner["x"], shape_of(inner["x"])[-1]
+        if is_op(x, aten._to_copy.default) and is_op(found["scaled"], aten._to_copy.default):
+            x = x.args[0]  # half precision, computed in single as the op itself does
         alike = tensor_of(x).dtype == tensor_of(node).dtype  # type: ignore[union-attr]
         if alike and shape_of(found["weight"]) == (width,) and _last_axis(inner["axes"], shape_of(x)):
             replace(node, aten.rms_norm.default, (x, [width], found["weight"], inner["eps"]))

@@ -282,3 +282,35 @@ def test_passes_are_logged_and_dumped(
     assert sum(" nodes, " in line and " ms" in line for line in lines) == len(PASSES)
     names = sorted(path.name for path in (tmp_path / "dump").iterdir())
     assert names[0] == "Body-00-captured.txt" and any("linears.products" in name for name in names)
+
+
+def test_a_norm_in_half_precision_is_one_op() -> None:
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(64).bfloat16())
+
+        def forward(self, x: Tensor) -> Tensor:
+            wide = x.float()
+            wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+            return self.weight * wide.to(x.dtype)
+
+    model, x = Norm(), torch.randn(3, 64).bfloat16()
+    capture, weights = from_export(model, (x,))
+    nodes = [node for node in capture.graph.graph.nodes if node.op == "call_function"]
+    assert [node.target for node in nodes] == [aten.rms_norm.default]
+    assert torch.allclose(capture.run(weights, (x,))[0].float(), model(x).float(), rtol=2**-7)
+
+
+def test_writes_in_place_become_values() -> None:
+    def body(m: Body, x: Tensor) -> Tensor:
+        y = x + 1
+        y[:, 0] = m.b
+        y.mul_(2).clamp_(-1, 1)
+        y[..., 1:].add_(x[..., 1:])
+        return F.relu(y, inplace=True)
+
+    capture, _ = captured(body, X)
+    for node in capture.graph.graph.nodes:
+        if node.op == "call_function":
+            assert not node.target._schema.is_mutable, node.target
