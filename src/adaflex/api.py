@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from adaflex.applying import apply_plan, saved_of
 from adaflex.compiled import Call, Part
 from adaflex.errors import OptionError
 from adaflex.handle import Program, load, manifest_of
@@ -24,6 +24,7 @@ from adaflex.planning import Planned, plan_model
 from adaflex.progress import Bars
 from adaflex.report import text_report, write_report
 from adaflex.runtime.signature import Signature, structure
+from adaflex.saved import write
 from adaflex.solver.table_json import encode
 
 __all__ = ["ModelPlan", "Program", "compile", "load", "plan", "programs"]
@@ -98,28 +99,23 @@ def _calls(inputs: Any, options: Options) -> Calibration:
 
 
 def _shapes(options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """torch.export's dynamic shapes: the user's, else every tensor's batch and length free where the model allows it."""
+    """torch.export's dynamic shapes: the user's, else every size free where the model allows it."""
     return options.shapes
 
 
 def _planned(capture: Capture, weights: Weights, calls: Calibration, options: Options) -> Planned:
     with Bars() as bars:
-        planned = plan_model(capture, weights, calls, options, bars)
+        if options.plan is not None:
+            planned = apply_plan(capture, weights, calls, options)
+        else:
+            planned = plan_model(capture, weights, calls, options, bars)
     if options.save_plan:
-        _save(options.save_plan, planned)
+        write(options.save_plan, saved_of(planned))
     if options.report:
         write_report(planned, options.report)
     else:
         log.info("%s", planned.verdict.sentence())
     return planned
-
-
-def _save(path: str, planned: Planned) -> None:
-    whole = {"plan": encode(planned.plan), "table": encode(planned.table)}
-    target = Path(path)
-    partial = target.with_suffix(target.suffix + ".partial")
-    partial.write_text(json.dumps(whole, indent=1))
-    partial.replace(target)
 
 
 def signature_of(capture: Capture) -> Signature:

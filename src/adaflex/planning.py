@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from adaflex.allowed import check_finite, narrowed, pins_of, refuse_early, uniform_plan
 from adaflex.assembly import Assembled, Provider, assemble, executor
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.costing import Baseline, Facts, build_table, specs_of, uniform
@@ -27,7 +28,8 @@ from adaflex.passes.sites import Sites, find_sites
 from adaflex.pricing import price
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.verdict import Promise, Verdict
-from adaflex.solver.allocate import allocate, best_uniform
+from adaflex.solver.allocate import allocate
+from adaflex.solver.pins import Pins
 from adaflex.solver.plan import Plan, Status
 from adaflex.solver.table import Budget, CostTable, Encoding
 
@@ -90,9 +92,11 @@ def plan_model(
     """Plan, assemble and verify. Raises ``BudgetError`` with the nearest possible wish, ``PromiseError``,
     ``TimeLimitError``, ``CalibrationError``."""
     start = time.perf_counter()
-    here = Machine(isa(), thread_count(options.threads), options.device, cpu()[0])
-    model = _model(capture, weights, data, options)
-    sites = find_sites(capture, weights, MENU, here)
+    here = here_for(options)
+    model = model_of(capture, weights, data, options)
+    sites = sites_of(model, options, here)
+    pins = pins_of(sites, options)
+    refuse_early(capture, model.data, sites, pins, options)
     deadline = time.monotonic() + options.time_limit if options.time_limit else None
     scores = score(
         capture,
@@ -105,10 +109,41 @@ def plan_model(
         deadline=deadline,
     )
     table = _table(model, sites, scores, here, options, progress)
-    return _decide(model, sites, scores, table, options, here, start)
+    left = deadline - time.monotonic() if deadline is not None else SECONDS_TO_SOLVE
+    solver = Solver(pins, max(1.0, min(SECONDS_TO_SOLVE, left)))
+    return _decide(model, sites, scores, table, options, here, solver, start)
 
 
-def _model(capture: Capture, weights: Weights, data: Calibration, options: Options) -> Model:
+@dataclass(frozen=True)
+class Solver:
+    """How tables are solved: what is pinned, and for how long."""
+
+    pins: Pins | None
+    seconds: float
+
+    def best(self, table: CostTable, budget: Budget) -> Plan:
+        """The plan of a table."""
+        return allocate(table, budget, time_limit_s=self.seconds, pins=self.pins)
+
+    def uniform(self, table: CostTable, budget: Budget) -> Plan:
+        """The best uniform plan."""
+        return uniform_plan(table, budget, self.pins)
+
+
+def here_for(options: Options) -> Machine:
+    """This machine, as the options want it used."""
+    return Machine(isa(), thread_count(options.threads), options.device, cpu()[0])
+
+
+def sites_of(model: Model, options: Options, here: Machine) -> Sites:
+    """What there is to decide on the options' axes; weights that are not finite are said, or refused."""
+    sites = narrowed(find_sites(model.capture, model.weights, MENU, here), options.axes)
+    check_finite(sites, options.strict)
+    return sites
+
+
+def model_of(capture: Capture, weights: Weights, data: Calibration, options: Options) -> Model:
+    """What is planned, its calls bound and checked."""
     bound = samples(capture, data, whole=callable(options.loss_fn))
     return Model(capture, weights, bound, bound.fit, same_data=not bound.held)
 
@@ -174,7 +209,10 @@ def budget_of(options: Options, table: CostTable) -> Budget:
 
 
 @dataclass(frozen=True, eq=False)
-class _Attempt:
+class Attempt:
+    """A plan as it was assembled and measured."""
+
+    table: CostTable  # that the plan was made from
     plan: Plan
     assembled: Assembled
     executor: Executor
@@ -182,37 +220,44 @@ class _Attempt:
 
 
 def _decide(
-    model: Model, sites: Sites, scores: Scores, table: CostTable, options: Options, here: Machine, start: float
+    model: Model,
+    sites: Sites,
+    scores: Scores,
+    table: CostTable,
+    options: Options,
+    here: Machine,
+    solver: Solver,
+    start: float,
 ) -> Planned:
     """Solve, assemble, measure; correct what did not hold, a few times; the best uniform plan is a candidate too."""
     asked = budget_of(options, table)
     budget = asked
-    first = allocate(table, budget, time_limit_s=SECONDS_TO_SOLVE)
+    first = solver.best(table, budget)
     plan = first
-    attempt: _Attempt | None = None
+    attempt: Attempt | None = None
     for _ in range(ROUNDS + 1):
         _refuse(plan)
-        attempt = _attempt(model, sites, scores, table, plan, options, asked, here)
+        attempt = attempted(model, sites, scores, table, plan, options, asked, here)
         corrected = _corrected(budget, table, attempt)
         if corrected is None:
             break
         budget, table = corrected
-        following = allocate(table, budget, time_limit_s=SECONDS_TO_SOLVE)
+        following = solver.best(table, budget)
         if following.status not in ("optimal", "feasible") or following.choices == plan.choices:
             break
         plan = following
     assert attempt is not None
     attempt = _with_first_bound(attempt, first)
-    level = best_uniform(table, budget)
+    level = solver.uniform(table, budget)
     if not attempt.verdict.held and level.choices:
-        other = _attempt(model, sites, scores, table, level, options, asked, here)
+        other = attempted(model, sites, scores, table, level, options, asked, here)
         attempt = other if other.verdict.held else attempt
-    _judge(attempt.verdict, options)
+    judge(attempt.verdict, options)
     return Planned(
         model,
         sites,
         scores,
-        table,
+        attempt.table,
         attempt.plan,
         attempt.assembled,
         attempt.executor,
@@ -247,7 +292,7 @@ def encodings_of(table: CostTable, plan: Plan) -> dict[str, Encoding]:
     return found
 
 
-def _attempt(
+def attempted(
     model: Model,
     sites: Sites,
     scores: Scores,
@@ -256,7 +301,7 @@ def _attempt(
     options: Options,
     asked: Budget,
     here: Machine,
-) -> _Attempt:
+) -> Attempt:
     """Assemble a plan and measure what it promised."""
     encodings = encodings_of(table, plan)
     made = assemble(model.capture, model.weights, sites, encodings, provider_of(scores, encodings))
@@ -272,11 +317,22 @@ def _attempt(
         Promise("memory", "bytes", asked.memory_bytes, totals.peak_bytes, memory),
         Promise("latency", "ns", asked.latency_ns[0] if asked.latency_ns else None, totals.time_ns[0], taken, spread),
         Promise("loss", table.loss_kind, limit, totals.loss, measured_loss),
+        *_bits(made, sites, asked, totals.bits_milli),
     )
-    return _Attempt(plan, made, runs, Verdict(promises, model.same_data, here_text(here)))
+    return Attempt(table, plan, made, runs, Verdict(promises, model.same_data, here_text(here)))
 
 
-def _corrected(budget: Budget, table: CostTable, attempt: _Attempt) -> tuple[Budget, CostTable] | None:
+def _bits(made: Assembled, sites: Sites, asked: Budget, planned: int) -> tuple[Promise, ...]:
+    """The promise on bits per weight, where one was asked for: stored bytes against original weights."""
+    if asked.bits_milli is None:
+        return ()
+    names = {site.id for site in sites.sites}
+    stored = sum(constant.size_bytes for constant in made.program.constants if constant.name in names)
+    measured = 8 * stored / max(sum(site.weight_count for site in sites.sites), 1)
+    return (Promise("bits", "bits per weight", asked.bits_milli / 1000, planned / 1000, measured),)
+
+
+def _corrected(budget: Budget, table: CostTable, attempt: Attempt) -> tuple[Budget, CostTable] | None:
     """The budget or table that makes up for what did not hold; None where all held."""
     by_name = {promise.name: promise for promise in attempt.verdict.promises}
     changed = False
@@ -296,7 +352,7 @@ def _corrected(budget: Budget, table: CostTable, attempt: _Attempt) -> tuple[Bud
     return (budget, table) if changed else None
 
 
-def _with_first_bound(attempt: _Attempt, first: Plan) -> _Attempt:
+def _with_first_bound(attempt: Attempt, first: Plan) -> Attempt:
     """The bound printed is that of the user's own problem: the first solve, nothing lowered."""
     plan = attempt.plan
     if plan is first or first.bound is None or plan.value is None or plan.objective != first.objective:
@@ -306,7 +362,8 @@ def _with_first_bound(attempt: _Attempt, first: Plan) -> _Attempt:
     return replace(attempt, plan=replace(plan, bound=first.bound, gap=gap, status=status))
 
 
-def _judge(verdict: Verdict, options: Options) -> None:
+def judge(verdict: Verdict, options: Options) -> None:
+    """``PromiseError``, or a warning, where a promise did not hold."""
     if verdict.held:
         return
     said = verdict.sentence()

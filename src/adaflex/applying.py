@@ -1,0 +1,74 @@
+"""Applies a saved plan to a model: digests are checked, nothing is scored, what was promised is measured again.
+
+In: a ``Capture`` with its weights, calibration calls, ``Options`` with ``plan``. Out: ``Planned``.
+"""
+
+from __future__ import annotations
+
+import time
+
+from adaflex.allowed import uniform_plan
+from adaflex.codegen.kernels.menu import MENU
+from adaflex.options import Options
+from adaflex.passes.calibration import Calibration
+from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.encoder import Encoder
+from adaflex.passes.score import Scores
+from adaflex.passes.sites import Sites
+from adaflex.planning import Model, Planned, attempted, budget_of, here_for, judge, model_of, sites_of
+from adaflex.saved import Saved, check, digest_of, read
+from adaflex.solver.table import Budget, CostTable
+
+
+def apply_plan(capture: Capture, weights: Weights, data: Calibration, options: Options) -> Planned:
+    """The saved plan on this model; the weights are repaired on the data given. ``OptionError`` where the file belongs
+    to another model, ``PromiseError`` where what it promises (or the options ask) does not hold here."""
+    start = time.perf_counter()
+    assert options.plan is not None
+    saved = read(options.plan)
+    here = here_for(options)
+    model = model_of(capture, weights, data, options)
+    sites = sites_of(model, options, here)
+    calls = {str(number): list(inputs) for number, inputs in enumerate(model.data.fit)}
+    check(saved, options.plan, weights_digest(model, sites), digest_of(calls), sites.offers)
+    table, plan = saved.table, saved.plan
+    scores = _scores(model, sites, table)
+    asked = _asked(budget_of(options, table), plan.budget)
+    attempt = attempted(model, sites, scores, table, plan, options, asked, here)
+    judge(attempt.verdict, options)
+    level = uniform_plan(table, plan.budget, None)
+    seconds = time.perf_counter() - start
+    return Planned(
+        model, sites, scores, table, plan, attempt.assembled, attempt.executor, attempt.verdict, level, seconds, here
+    )
+
+
+def _asked(given: Budget, planned: Budget) -> Budget:
+    """The options' budgets, or the plan's own where the options have none."""
+    limits = (given.memory_bytes, given.loss, given.bits_milli, *given.latency_ns)
+    return given if any(limit is not None for limit in limits) else planned
+
+
+def _scores(model: Model, sites: Sites, table: CostTable) -> Scores:
+    """The table's losses in the place of measured ones."""
+    encoder = Encoder(model.capture, model.weights, sites, MENU, model.data)
+    losses = {
+        (site, choice.encoding): choice.cost.loss
+        for choice in table.choices
+        for site in choice.sites
+        if choice.encoding is not None
+    }
+    source = dict.fromkeys(losses, "measured")
+    return Scores(losses, source, {}, table.default_loss, table.loss_kind, table.notes, encoder)
+
+
+def weights_digest(model: Model, sites: Sites) -> str:
+    """Digest of every decided weight."""
+    return digest_of({site.id: sites.weight(model.weights, site.id) for site in sites.sites})
+
+
+def saved_of(planned: Planned) -> Saved:
+    """What is saved of a plan: the same through both doors."""
+    calls = {str(number): list(inputs) for number, inputs in enumerate(planned.model.data.fit)}
+    weights = weights_digest(planned.model, planned.sites)
+    return Saved(planned.plan, planned.table, weights, digest_of(calls))
