@@ -95,12 +95,12 @@ class Estimator:
             with torch.no_grad():
                 drawn = torch.multinomial(F.softmax(logits, -1), 1, generator=generator)
             picked: Tensor = F.log_softmax(logits, -1).gather(1, drawn).sum()
-            return picked * len(logits) ** -0.5
+            return torch.mul(picked, len(logits) ** -0.5)
         rows = output.shape[0] if self.judge.samples.by_rows else 1
         size = flat.detach().reshape(rows, -1).norm(dim=1, keepdim=True).clamp(min=1e-30)
         probe = torch.randn(flat.reshape(rows, -1).shape, generator=generator) / size
         projected: Tensor = (flat.reshape(rows, -1) * probe).sum()
-        return projected * len(self.judge.compared) ** -0.5
+        return torch.mul(projected, len(self.judge.compared) ** -0.5)
 
 
 def _detached(arguments: Any) -> Any:
