@@ -75,7 +75,7 @@ def build(family: str, x: Tensor, device: str = "cuda") -> tuple[Callable[[], Te
         return chosen[site]
 
     made = assemble(capture, weights, sites, encodings, provide)
-    program, constants, kernels = kernels_for(made.program, made.weights, MENU, device)
+    program, constants, kernels = kernels_for(made.program, made.weights, MENU, device, f16=device == "cpu")
     ready = CudaExecutor(program, constants, kernels, device)
     given = x.to(device)
     (want,) = run(rewrite(capture, sites, MENU, chosen), weights, (x,))

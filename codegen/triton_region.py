@@ -31,6 +31,7 @@ LANGUAGE = {
     "min": "af.minimum",
     "max": "af.maximum",
 }
+EXTREME = {"min": "tl.minimum", "max": "tl.maximum"}
 SPELLED = {
     "neg": "(-{0})",
     "recip": "(1.0 / {0})",
@@ -100,7 +101,7 @@ class Body:
             return "(" + f" {operator} ".join(texts) + ")"
         if operator == "cdiv":
             return f"(({texts[0]} + {texts[1]} - 1) // {texts[1]})"
-        return f"tl.{operator}imum({texts[0]}, {texts[1]})"
+        return f"{EXTREME[operator]}({texts[0]}, {texts[1]})"
 
     def arguments(self) -> list[str]:
         """All arguments named so far: pointers, then sizes."""
