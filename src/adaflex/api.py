@@ -7,24 +7,33 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from adaflex import machine
+from adaflex.adopting import Decided, adopt
 from adaflex.applying import apply_plan, saved_of
 from adaflex.compiled import Call, Part
-from adaflex.errors import OptionError
+from adaflex.errors import CalibrationError, CaptureError, OptionError
 from adaflex.handle import Program, load, manifest_of
 from adaflex.options import Options, parse
-from adaflex.passes.calibration import Calibration, calibration
+from adaflex.passes.calibration import Batch, Calibration, calibration, samples
 from adaflex.passes.capture import Capture, Weights
-from adaflex.passes.export_door import from_export
-from adaflex.planning import Planned, plan_model
+from adaflex.passes.export_door import any_sizes, from_export
+from adaflex.passes.menu import Machine
+from adaflex.planning import Planned, encodings_of, plan_model
 from adaflex.progress import Bars
 from adaflex.report import text_report, write_report
+from adaflex.runtime.execute import Executor
 from adaflex.runtime.signature import Signature, structure
+from adaflex.runtime.verdict import Verdict
 from adaflex.saved import write
+from adaflex.solver.plan import Plan
+from adaflex.solver.table import CostTable
 from adaflex.solver.table_json import encode
 
 __all__ = ["ModelPlan", "Program", "compile", "load", "plan", "programs"]
@@ -71,7 +80,7 @@ def plan(model: nn.Module, inputs: Any = None, **keywords: Any) -> ModelPlan:
     options = parse(keywords)
     calls = _calls(inputs, options)
     first = calls.batches[0]
-    capture, weights = from_export(model, first.args, first.kwargs, _shapes(options, first.args, first.kwargs))
+    capture, weights = _captured(model, first, options)
     planned = _planned(capture, weights, calls, options)
     return ModelPlan(planned, signature_of(capture))
 
@@ -98,17 +107,26 @@ def _calls(inputs: Any, options: Options) -> Calibration:
     return calibration(inputs)
 
 
-def _shapes(options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """torch.export's dynamic shapes: the user's, else every size free where the model allows it."""
-    return options.shapes
+def _captured(model: nn.Module, first: Batch, options: Options) -> tuple[Capture, Weights]:
+    """The model with the sizes the user left free, else with all free that the model allows, else fixed."""
+    if options.shapes is not None:
+        return from_export(model, first.args, first.kwargs, options.shapes)
+    try:
+        return from_export(model, first.args, first.kwargs, any_sizes(first.args, first.kwargs, model))
+    except CaptureError as fault:
+        log.info("captured with fixed sizes, because with free ones: %s", fault)
+        return from_export(model, first.args, first.kwargs)
 
 
-def _planned(capture: Capture, weights: Weights, calls: Calibration, options: Options) -> Planned:
+def _planned(
+    capture: Capture, weights: Weights, calls: Calibration, options: Options, timed: Batch | None = None
+) -> Planned:
+    """Plan (or apply a saved plan), save and report as the options say; ``timed``: the call whose latency counts."""
     with Bars() as bars:
         if options.plan is not None:
             planned = apply_plan(capture, weights, calls, options)
         else:
-            planned = plan_model(capture, weights, calls, options, bars)
+            planned = plan_model(capture, weights, calls, options, bars, timed)
     if options.save_plan:
         write(options.save_plan, saved_of(planned))
     if options.report:
@@ -142,12 +160,17 @@ def _program(planned: Planned, signature: Signature) -> Program:
 class Planning:
     """A planned graph behind torch.compile: called with the graph's inputs, gives all its outputs."""
 
-    def __init__(self, planned: Planned) -> None:
-        self._executor = planned.executor
-        self._places = [k for k, output in enumerate(planned.model.capture.outputs) if output.dtype is not None]
-        self._values = [output.value for output in planned.model.capture.outputs]
-        self.plan, self.table, self.verdict = planned.plan, planned.table, planned.verdict
-        self.report = text_report(planned)
+    plan: Plan
+    table: CostTable
+    verdict: Verdict
+    report: str
+
+    def __init__(self, capture: Capture, executor: Executor, decided: Decided, source: Planned | Planning) -> None:
+        self._executor, self.decided = executor, decided
+        self._places = [k for k, output in enumerate(capture.outputs) if output.dtype is not None]
+        self._values = [output.value for output in capture.outputs]
+        self.plan, self.table, self.verdict = source.plan, source.table, source.verdict
+        self.report = text_report(source) if isinstance(source, Planned) else source.report
 
     def __call__(self, *inputs: Any) -> Sequence[Any]:
         outputs = list(self._values)
@@ -157,22 +180,54 @@ class Planning:
 
 
 def plan_capture(capture: Capture, weights: Weights, call: Call, options: Options) -> Planning:
-    """Plan one graph that Dynamo handed over whole."""
+    """Plan one graph that Dynamo handed over whole.
+
+    Calibration calls of other sizes than this one's are run on the whole model captured with free sizes.
+    """
     if options.calibration is not None:
         data = calibration(options.calibration)
-    elif call.batch is not None:
-        log.warning("no calibration was given: losses are measured on your first call alone")
-        data = Calibration([call.batch.given if call.batch.given is not None else (call.batch.args, call.batch.kwargs)])
     else:
-        data = Calibration([tuple(call.inputs)])
-    return Planning(_planned(capture, weights, data, options))
+        log.warning("no calibration was given: losses are measured on your first call alone")
+        data = Calibration([call.batch if call.batch is not None else Batch(tuple(call.inputs), {})])
+    scored = None if fits(capture, data) else call.recaptured()
+    planned = _planned(*(scored or (capture, weights)), data, options, call.batch)
+    decided = Decided(encodings_of(planned.table, planned.plan), planned.assembled.program, planned.assembled.weights)
+    if scored is None:
+        return Planning(capture, planned.executor, decided, planned)
+    runs = adopt([decided], capture, weights, planned.machine, options.max_concurrency)
+    return Planning(capture, runs, decided, planned)
 
 
-def plan_captures(parts: Iterable[Part], options: Options) -> list[Planning]:
-    """Plan several graphs of one call, one after the other."""
-    return [plan_capture(part.capture, part.weights, part.call, options) for part in parts]
+def fits(capture: Capture, data: Calibration) -> bool:
+    """Can every calibration call run on this graph?"""
+    try:
+        samples(capture, data)
+    except CalibrationError:
+        return False
+    return True
 
 
-def extend_plan(capture: Capture, weights: Weights, call: Call, options: Options, earlier: Sequence[Any]) -> Planning:
-    """A later graph over known weights: planned under the same options."""
-    return plan_capture(capture, weights, call, options)
+def plan_captures(parts: Sequence[Part], options: Options) -> list[Planning]:
+    """Plan the pieces of a model that graph breaks cut: each by itself, on its share of the loss.
+
+    Raises ``OptionError`` for budgets that only hold for a model as a whole.
+    """
+    whole = [name for name in ("memory", "latency", "bits") if getattr(options, name) is not None]
+    if whole:
+        raise OptionError(
+            f"{whole[0]} is a budget for the whole model, but graph breaks cut it into {len(parts)} pieces; "
+            "mend the breaks (fullgraph=True shows them) or use adaflex.compile(model, inputs)"
+        )
+    share = options.loss / math.sqrt(len(parts)) if options.loss is not None else None  # squares add up
+    own = replace(options, loss=share, calibration=None)
+    return [plan_capture(part.capture, part.weights, replace(part.call, batch=None), own) for part in parts]
+
+
+def extend_plan(
+    capture: Capture, weights: Weights, call: Call, options: Options, earlier: Sequence[Planning]
+) -> Planning:
+    """A later graph over known weights: known sites keep their choices and their stored bytes."""
+    here = Machine(machine.isa(), machine.thread_count(options.threads), options.device)
+    decided = [each.decided for each in earlier]
+    runs = adopt(decided, capture, weights, here, options.max_concurrency)
+    return Planning(capture, runs, decided[0], earlier[0])

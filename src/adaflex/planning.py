@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from adaflex.allowed import check_finite, narrowed, pins_of, refuse_early, uniform_plan
@@ -18,12 +18,14 @@ from adaflex.costing import Baseline, Facts, build_table, specs_of, uniform
 from adaflex.errors import BudgetError, PromiseError, TimeLimitError
 from adaflex.machine import cpu, fingerprint, isa, thread_count
 from adaflex.measuring import latency, loss_of
+from adaflex.native import cache_folder
 from adaflex.options import Options
-from adaflex.passes.calibration import Calibration, Inputs, Samples, samples
+from adaflex.passes.calibration import Batch, Calibration, Inputs, Samples, bind, samples
 from adaflex.passes.capture import Capture, Weights, evaluate
 from adaflex.passes.losses import Loss
 from adaflex.passes.menu import Machine
 from adaflex.passes.score import Scores, score
+from adaflex.passes.score_cache import ScoreCache, key_of
 from adaflex.passes.sites import Sites, find_sites
 from adaflex.pricing import price
 from adaflex.runtime.execute import Executor
@@ -50,13 +52,8 @@ class Model:
     capture: Capture
     weights: Weights
     data: Samples
-    calls: Sequence[Inputs]  # first calls of the data: the sizes that are timed
+    timed: Inputs  # the call that latency is measured on
     same_data: bool  # nothing was held out
-
-    @property
-    def timed(self) -> Inputs:
-        """The call that latency is measured on."""
-        return self.calls[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +84,20 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def plan_model(
-    capture: Capture, weights: Weights, data: Calibration, options: Options, progress: Progress = silent
+    capture: Capture,
+    weights: Weights,
+    data: Calibration,
+    options: Options,
+    progress: Progress = silent,
+    timed: Batch | None = None,
 ) -> Planned:
-    """Plan, assemble and verify. Raises ``BudgetError`` with the nearest possible wish, ``PromiseError``,
-    ``TimeLimitError``, ``CalibrationError``."""
+    """Plan, assemble and verify; latency is that of the call ``timed`` (None: the first calibration call).
+
+    Raises ``BudgetError`` with the nearest possible wish, ``PromiseError``, ``TimeLimitError``, ``CalibrationError``.
+    """
     start = time.perf_counter()
     here = here_for(options)
-    model = model_of(capture, weights, data, options)
+    model = model_of(capture, weights, data, options, timed)
     sites = sites_of(model, options, here)
     pins = pins_of(sites, options)
     refuse_early(capture, model.data, sites, pins, options)
@@ -107,6 +111,7 @@ def plan_model(
         loss=kind_of(options),
         progress=lambda done, total, _: progress("scoring", done, total),
         deadline=deadline,
+        cache=cache_of(model, options),
     )
     table = _table(model, sites, scores, here, options, progress)
     left = deadline - time.monotonic() if deadline is not None else SECONDS_TO_SOLVE
@@ -142,10 +147,20 @@ def sites_of(model: Model, options: Options, here: Machine) -> Sites:
     return sites
 
 
-def model_of(capture: Capture, weights: Weights, data: Calibration, options: Options) -> Model:
-    """What is planned, its calls bound and checked."""
+def model_of(
+    capture: Capture, weights: Weights, data: Calibration, options: Options, timed: Batch | None = None
+) -> Model:
+    """What is planned, its calls bound and checked; ``timed``: the call whose latency counts."""
     bound = samples(capture, data, whole=callable(options.loss_fn))
-    return Model(capture, weights, bound, bound.fit, same_data=not bound.held)
+    first = bound.fit[0] if timed is None or any(entry.is_state for entry in capture.inputs) else bind(capture, timed)
+    return Model(capture, weights, bound, first, same_data=not bound.held)
+
+
+def cache_of(model: Model, options: Options) -> ScoreCache | None:
+    """Where this model's scores are kept; nowhere for a loss that only the user's function knows."""
+    if callable(options.loss_fn):
+        return None
+    return ScoreCache(cache_folder("scores").parent, key_of(model.capture, model.weights, model.data, options.loss_fn))
 
 
 def rows_of(model: Model, sites: Sites) -> dict[str, int]:

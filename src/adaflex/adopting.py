@@ -1,0 +1,60 @@
+"""Lets another graph of the same model run by a plan that was made already: same sites, same stored bytes.
+
+In: programs that were planned, a capture that shares weights with them. Out: an ``Executor`` for that capture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from adaflex.assembly import assemble, executor
+from adaflex.codegen.kernels.family import kernel
+from adaflex.codegen.kernels.menu import MENU
+from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.menu import Encoded, Machine
+from adaflex.passes.sites import find_sites
+from adaflex.runtime.execute import Executor
+from adaflex.runtime.program import Program
+from adaflex.solver.table import Encoding
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """What was planned: the encoding of each site, and the program that holds its bytes."""
+
+    encodings: dict[str, Encoding]
+    program: Program
+    weights: Tensor
+
+    def encoded(self, site: str, encoding: Encoding, shape: tuple[int, ...]) -> Encoded | None:
+        """The site's tensor as this program stores it; None where it does not."""
+        for constant in self.program.constants:
+            if constant.name == site and constant.form == encoding.label():
+                block = self.weights[constant.offset : constant.offset + constant.size_bytes]
+                return kernel(MENU, encoding.family).unpack(block, shape, encoding)
+        return None
+
+
+def adopt(earlier: Sequence[Decided], capture: Capture, weights: Weights, here: Machine, calls: int) -> Executor:
+    """A program for ``capture`` in which known sites keep their choices and unknown ones stay as they are.
+
+    ``calls``: how many calls may run at once.
+    """
+    sites = find_sites(capture, weights, MENU, here)
+    shapes = {site.id: site.shape for site in sites.sites}
+    known: dict[str, Encoding] = {}
+    for decided in earlier:
+        known |= {site: encoding for site, encoding in decided.encodings.items() if site in shapes}
+
+    def provide(site: str, encoding: Encoding) -> Encoded:
+        for decided in earlier:
+            found = decided.encoded(site, encoding, shapes[site])
+            if found is not None:
+                return found
+        weight = sites.weight(weights, site).detach().float()
+        return kernel(MENU, encoding.family).encode(weight, encoding, None)
+
+    return executor(assemble(capture, weights, sites, known, provide), here, calls)
