@@ -1,13 +1,14 @@
 """Builds, checks and times the GPU kernels, and a small model, on the CUDA device that is there.
 
-    python -m benchmarks.gpu [--json FILE] [--quick] [--no-model]          (from the repository's root)
+    python -m benchmarks.gpu [--json FILE] [--quick] [--no-model]
 
-In: nothing but this checkout, torch with CUDA and Triton. Out: the chip's name, its ceilings measured in the same run
-(copy in GB/s, bf16 product in TFLOP/s), then one row per kernel: error against float64, time, share of the copy rate,
-speed against torch or cuBLAS, and whether the floor set for it holds. Exits 1 where an answer is wrong, 2 where there
-is no CUDA device. Every time is the median over replays of a CUDA graph whose calls cycle through operands larger than
-the L2 cache. ``--dry`` runs everything but the model at tiny sizes on the CPU, kernels in Triton's interpreter
-(TRITON_INTERPRET=1): it checks this script, its times mean nothing.
+From the repository's root, with PYTHONPATH=src where the package is not installed. In: this checkout, torch with CUDA,
+Triton, numpy, filelock, platformdirs (the model also needs the torch release this project is made for). Out: the chip's
+name, its ceilings measured in the same run (copy in GB/s, bf16 product in TFLOP/s), then one row per kernel: error
+against float64, time, share of the copy rate, speed against torch or cuBLAS, and whether the floor set for it holds.
+Exits 1 where an answer is wrong, 2 where there is no CUDA device. Every time is the median over replays of a CUDA graph
+whose calls cycle through operands larger than the L2 cache. ``--dry`` runs everything but the model at tiny sizes on
+the CPU, kernels in Triton's interpreter (TRITON_INTERPRET=1): it checks this script, its times mean nothing.
 """
 
 from __future__ import annotations

@@ -92,6 +92,10 @@ class TritonKernels:
         self.processors, self.f16 = processors, f16
         self.module = load(write(source.text))
 
+    def weight_bytes(self) -> int:
+        """Bytes of the products' weights on the device, shared ones once."""
+        return sum(weight.size_bytes for weight in {id(entry): entry for entry in self.weights.values()}.values())
+
     def workspace_bytes(self, number: int, values: Mapping[str, int]) -> int:
         """Bytes that a step needs beside its slots: partial sums, or a library product before its epilogue."""
         step = self.program.steps[number]

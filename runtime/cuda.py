@@ -30,6 +30,9 @@ from adaflex.runtime.region import evaluate
 class DeviceKernels(Protocol):
     """What the executor asks of generated kernels."""
 
+    def weight_bytes(self) -> int:
+        """Bytes of the products' weights on the device."""
+
     def workspace_bytes(self, number: int, values: Mapping[str, int]) -> int:
         """Bytes that a step needs beside its slots."""
 
@@ -195,9 +198,11 @@ class CudaExecutor:
         return self.weights[entry.offset : entry.offset + entry.size_bytes].view(memory_dtype(slot.form))
 
     def memory(self, inputs: Sequence[Any]) -> dict[str, int]:
-        """Planned bytes for these sizes: constants (products' weights excluded), arena, values of library steps."""
+        """Planned bytes for these sizes: stored weights, arena, values of library steps, their sum."""
         layout = self._shape(inputs).layout
-        return {"weights": self.weights.numel(), "arena": layout.arena_bytes, "library": layout.library_bytes}
+        weights = self.weights.numel() + self.kernels.weight_bytes()
+        total = weights + layout.arena_bytes + layout.library_bytes
+        return {"weights": weights, "arena": layout.arena_bytes, "library": layout.library_bytes, "total": total}
 
     # ---- a call ----
     def _run(self, shape: _Shape, arena: _Arena, inputs: Sequence[Any]) -> list[Tensor]:

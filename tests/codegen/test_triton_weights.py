@@ -63,6 +63,7 @@ def one_product(encoding: Encoding, weight: torch.Tensor) -> tuple[Program, torc
 def test_weights_stand_for_what_the_family_decodes(encoding: Encoding) -> None:
     program, data, stored = one_product(encoding, torch.randn(96, 128))
     weight = product_weights(program, data, MENU, "cpu")[0]
+    assert weight.size_bytes >= (96 * 128 // 2 if encoding.family == "w4" else 4 * 96 * 128)
     assert isinstance(weight, Packed if encoding.family == "w4" else Dense)
     if isinstance(weight, Packed):
         codes, scale, zero = unpack(weight)

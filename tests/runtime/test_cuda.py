@@ -76,6 +76,9 @@ class Fake:
     def __init__(self) -> None:
         self.ran: list[int] = []
 
+    def weight_bytes(self) -> int:
+        return 1000
+
     def workspace_bytes(self, number: int, values: Any) -> int:
         return 100 * number
 
@@ -101,7 +104,10 @@ def test_steps_run_in_order_in_one_arena() -> None:
     x = torch.zeros(4, 8)
     (out,) = made(x)
     assert kernels.ran == [0, 1] and torch.equal(out, torch.full((4, 8), 3.0))
-    arena = made.memory((x,))["arena"]
+    memory = made.memory((x,))
+    arena = memory["arena"]
+    assert memory["weights"] == 1000 and memory["library"] == 4 * 8 * 4
+    assert memory["total"] == 1000 + arena + memory["library"]
     made(x)
     (shape,) = made._shapes.values()
     assert len(shape.free) == 1 and shape.free[0].memory.numel() == arena
