@@ -231,14 +231,8 @@ class Lowering:
         view = self.views.of(node)
         slot = self.plain(view.node)
         entry = self.slots[slot]
-        if entry.kind == "output" and not repeated and _same_shape(entry.shape, view.shape):
-            return slot
-        if (
-            entry.kind == "value"
-            and not repeated
-            and is_whole(view, entry.shape)
-            and _same_shape(entry.shape, view.shape)
-        ):
+        whole = is_whole(view, entry.shape) and _same_shape(entry.shape, view.shape)
+        if entry.kind in ("output", "value") and whole and not repeated:
             return slot
         step, made = library.clone(self, view)
         self.add(step, None, (Read(slot, False, False),))
