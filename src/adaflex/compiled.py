@@ -27,6 +27,8 @@ from adaflex.passes.torch_compat import CallFrame, call_frame, outside_of_calls,
 
 log = logging.getLogger("adaflex")
 
+MOST_EDITS = 3  # plans for weights that change between calls, before the captured graph runs in their place
+
 Key = tuple[int, ...]  # identities of the tensors that a graph was called with
 
 
@@ -108,11 +110,12 @@ class Bound:
     key: Key
     versions: list[int] | None
     signature: str
+    planned: bool = True  # False: the captured graph itself, which reads its weights anew at each call
     watches: list[weakref.ref[Tensor]] = field(default_factory=list)
 
     def current(self, tensors: Sequence[Tensor]) -> bool:
         """Whether no weight was edited in place since; ``.data`` edits cannot be seen."""
-        return versions(tensors) == self.versions
+        return not self.planned or versions(tensors) == self.versions
 
 
 class CompiledGraph:
@@ -124,6 +127,7 @@ class CompiledGraph:
         self.whole = whole
         self.bound: dict[Key, Bound] = {}
         self.errors: dict[Key, AdaflexError] = {}
+        self.edits: dict[Key, int] = {}
         self.autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         shapes = [(each.dtype, each.shape) for each in self.capture.inputs]
         self.signature = f"{self.capture.graph.code}\n{shapes}"
@@ -136,16 +140,17 @@ class CompiledGraph:
                 return self.capture.run(self.capture.bind(tensors), inputs)
         return bound.runnable(*inputs)
 
-    def bind(self, tensors: Sequence[Tensor], runnable: Runnable) -> Bound:
-        """Let ``runnable`` serve these tensors until one of them is deleted or edited."""
-        key = tuple(map(id, tensors))
-        bound = Bound(runnable, key, versions(tensors), self.signature)
+    def bind(self, tensors: Sequence[Tensor], runnable: Runnable | None = None) -> Bound:
+        """Let ``runnable`` serve these tensors until one of them is deleted or edited; None: the captured graph."""
+        key, planned = tuple(map(id, tensors)), runnable is not None
+        bound = Bound(runnable or _reference(self.capture, tensors), key, versions(tensors), self.signature, planned)
         own = weakref.ref(self)
 
         def gone(_: object) -> None:
             graph = own()
             if graph is not None:
-                graph.bound.pop(key, None)
+                for kept in (graph.bound, graph.errors, graph.edits):
+                    kept.pop(key, None)
 
         bound.watches = [weakref.ref(tensor, gone) for tensor in tensors]
         self.bound[key] = bound
@@ -196,8 +201,8 @@ class Scope:
                 return bound
             if key in graph.errors:
                 raise graph.errors[key]
-            if bound is not None:
-                self._forget(tensors)
+            if bound is not None and self._edited_often(graph, key, tensors):
+                return graph.bind(tensors)
             frame = call_frame()
             try:
                 with outside_of_calls():
@@ -216,7 +221,7 @@ class Scope:
             if bound is not None:
                 return bound
         if not any(each.is_parameter for each in graph.capture.sources):
-            return graph.bind(tensors, _reference(graph.capture, tensors))
+            return graph.bind(tensors)
         earlier = self._earlier(tensors)
         if earlier:
             return self._extend(record, tensors, earlier, frame)
@@ -262,11 +267,26 @@ class Scope:
     def _earlier(self, tensors: Sequence[Tensor]) -> list[Bound]:
         """Programs of this scope that hold one of these parameters."""
         parameters = {id(tensor) for tensor in tensors if isinstance(tensor, nn.Parameter)}
-        return [bound for bound in self.bounds if parameters.intersection(bound.key)]
+        return [bound for bound in self.bounds if bound.planned and parameters.intersection(bound.key)]
+
+    def _edited_often(self, graph: CompiledGraph, key: Key, tensors: Sequence[Tensor]) -> bool:
+        """Weights were edited: programs that hold one of them are dropped. Whether it is time to give up planning."""
+        count = graph.edits[key] = graph.edits.get(key, 0) + 1
+        self._forget(tensors)
+        if count < MOST_EDITS:
+            log.info("weights were edited since they were planned: planning again")
+            return False
+        self.say_once(
+            "edits",
+            "weights or buffers (of %s) were edited in place %d times between calls: their graph runs unplanned from "
+            "now on; plan when they no longer change",
+            ", ".join(each.name for each in graph.capture.sources[:3]),
+            count,
+        )
+        return True
 
     def _forget(self, tensors: Sequence[Tensor]) -> None:
-        """Weights were edited: every program that holds one of them is dropped."""
-        log.info("weights were edited since they were planned: planning again")
+        """Drop every program that holds one of these tensors."""
         stale = {id(tensor) for tensor in tensors}
         for graph in list(self.graphs):
             for key in [key for key in graph.bound if stale.intersection(key)]:
@@ -313,6 +333,11 @@ def copied_batch(batch: Batch) -> Batch:
 
 
 def _reference(capture: Capture, tensors: Sequence[Tensor]) -> Callable[..., Sequence[Any]]:
-    """A graph without parameters has nothing to decide: it runs as it was captured."""
-    weights = capture.bind(tensors)
-    return lambda *inputs: capture.run(weights, inputs)
+    """The captured graph with the weights of the moment, held weakly."""
+    held = [weakref.ref(tensor) for tensor in tensors]
+
+    def run(*inputs: Any) -> Sequence[Any]:
+        alive = [each() for each in held]
+        return capture.run(capture.bind([each for each in alive if each is not None]), inputs)
+
+    return run

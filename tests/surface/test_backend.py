@@ -525,3 +525,37 @@ def test_a_planner_may_use_gradients_and_sees_no_watching_modes(mode: Any) -> No
     with mode():
         torch.compile(mlp(), backend=Backend(planner).compile_graph)(torch.randn(2, 8, 16))
     assert bool((planner.slope == 2).all())
+
+
+def test_weights_that_change_between_calls_are_not_planned_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    backend, planner = setup()
+    model = mlp()
+    compiled = torch.compile(model, backend=backend.compile_graph)
+    with torch.no_grad():
+        for _ in range(7):
+            model.second.weight.mul_(0.9)
+            assert torch.equal(compiled(X), model(X))
+    assert len(planner.planned) == 3
+    assert sum("unplanned from now on" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_buffer_that_one_piece_writes_and_another_reads() -> None:
+    class Pieces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("steps", torch.zeros(1))
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.steps.add_(1)
+            y = x * 2
+            torch._dynamo.graph_break()
+            return self.layer(y) + self.steps
+
+    backend, planner = setup()
+    model = Pieces().eval().requires_grad_(False)
+    compiled = torch.compile(model, backend=backend.compile_graph)
+    with torch.no_grad():
+        for step in range(1, 8):
+            assert torch.equal(compiled(X), model.layer(X * 2) + step)
+    assert model.steps.item() == 7 and 1 <= len(planner.planned) + len(planner.extended) <= 4
