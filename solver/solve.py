@@ -258,9 +258,11 @@ def to_pulp(program: Program, objective: str, scales: Sequence[float] | None = N
     for index, (upper, unit) in enumerate(zip(program.upper, program.units, strict=True)):
         kind = "Integer" if index < program.choices else "Continuous"
         columns.append(problem.add_variable(f"c{index}", 0, None if math.isinf(upper) else upper / unit, kind))
-    costs = program.objectives[objective][0]
+    costs = program.objectives[objective][0] * program.units
+    size = float(np.max(np.abs(costs)[program.upper > 0.0], initial=0.0))
+    unit = 2.0 ** math.floor(math.log2(size / 1e6)) if size else 1.0  # scores of 1e-8 would drown in tolerances
     kept = np.nonzero(costs)[0].tolist()
-    problem.setObjective(pulp.LpAffineExpression([(columns[i], float(costs[i] * program.units[i])) for i in kept]))
+    problem.setObjective(pulp.LpAffineExpression([(columns[i], float(costs[i] / unit)) for i in kept]))
     for number, (row, scale) in enumerate(zip(program.rows, scales, strict=True)):
         open_ = program.upper[row.columns] > 0.0  # columns held at 0 would only spoil the scale
         values = (row.values * program.units[row.columns] / scale)[open_].tolist()
