@@ -330,7 +330,9 @@ def attempted(
     limit = asked.loss if asked.loss is not None else plan.budget.loss
     promises = (
         Promise("memory", "bytes", asked.memory_bytes, totals.peak_bytes, memory),
-        Promise("latency", "ns", asked.latency_ns[0] if asked.latency_ns else None, totals.time_ns[0], taken, spread * taken),
+        Promise(
+            "latency", "ns", asked.latency_ns[0] if asked.latency_ns else None, totals.time_ns[0], taken, spread * taken
+        ),
         Promise("loss", table.loss_kind, limit, totals.loss, measured_loss),
         *_bits(made, sites, asked, totals.bits_milli),
     )

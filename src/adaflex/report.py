@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from adaflex.errors import OptionError
 from adaflex.planning import Planned
+from adaflex.runtime.verdict import Promise
 from adaflex.solver.plan import Plan
 from adaflex.solver.table import Choice, CostTable
 
@@ -46,21 +48,55 @@ def _chosen(planned: Planned) -> list[tuple[str, Choice]]:
     return [(site, by_id[choice]) for site, choice in planned.plan.choices]
 
 
-def layers_table(planned: Planned) -> Table:
+COLUMNS = ("layer", "choice", "MiB", "loss", "time us", "runner-up", "its price")
+WORDS = ("layer", "choice", "runner-up")  # columns of text
+
+
+def layer_rows(planned: Planned) -> list[tuple[str, ...]]:
     """A row per site: choice, bytes, loss, time, runner-up and its price."""
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for name in ("layer", "choice", "MiB", "loss", "time us", "runner-up", "its price"):
-        table.add_column(name, justify="left" if name in ("layer", "choice", "runner-up") else "right")
     others = {entry.site: entry for entry in planned.plan.runners_up}
     unit = 1000 if planned.plan.objective == "latency" else 1
+    rows: list[tuple[str, ...]] = []
     for site, choice in _chosen(planned):
         other = others.get(site)
         label = other.choice.partition("|")[2] if other else ""
         price = "" if other is None else "tie" if other.tie else f"{other.price / unit:+.4g}"
         cost = choice.cost
         loss = loss_text(planned.table, cost.loss)
-        table.add_row(site, choice.label, mib(cost.size_bytes), loss, f"{cost.time_ns[0] / 1000:.1f}", label, price)
+        rows.append((site, choice.label, mib(cost.size_bytes), loss, f"{cost.time_ns[0] / 1000:.1f}", label, price))
+    return rows
+
+
+def layers_table(planned: Planned) -> Table:
+    """``layer_rows`` for a terminal."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in WORDS else "right")
+    for row in layer_rows(planned):
+        table.add_row(*row)
     return table
+
+
+def promises(planned: Planned) -> list[Promise]:
+    """What was promised, asked and measured, as people read it: the root of a squared error."""
+    return [as_read(promise) for promise in planned.verdict.promises]
+
+
+def as_read(promise: Promise) -> Promise:
+    """A squared relative error as the relative error that was asked for; others as they are."""
+    if promise.unit != "squared relative error":
+        return promise
+
+    def root(value: float | None) -> float | None:
+        return None if value is None else math.sqrt(max(value, 0.0))
+
+    return replace(
+        promise,
+        unit="relative error",
+        asked=root(promise.asked),
+        planned=root(promise.planned),
+        measured=root(promise.measured),
+    )
 
 
 def summary(planned: Planned) -> list[str]:
@@ -69,7 +105,7 @@ def summary(planned: Planned) -> list[str]:
     assert plan.totals is not None
     lines = [f"objective: {plan.objective}; {proof(plan)}"]
     lines += list(plan.reasons)
-    lines += [promise.sentence() for promise in planned.verdict.promises]
+    lines += [promise.sentence() for promise in promises(planned)]
     measured = {promise.name: promise.measured for promise in planned.verdict.promises}
     loss = measured["loss"]
     if loss is not None and plan.totals.loss > 0:

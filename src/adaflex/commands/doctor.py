@@ -1,7 +1,7 @@
 """``adaflex doctor``: what this machine, compiler and torch can do, and the way out where something cannot.
 
-In: this machine. Out: one line per check, or JSON; exit code 0 where nothing is broken, else 1. A warning breaks nothing:
-AdaFlex works, slower or with less.
+In: this machine. Out: one line per check, or JSON; exit code 0 where nothing is broken, else 1. A warning breaks
+nothing: AdaFlex works, slower or with less.
 """
 
 from __future__ import annotations

@@ -49,8 +49,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-PLAIN = ("memory", "latency", "loss", "bits", "objective", "loss_fn", "calibration", "threads", "time_limit")
-PLAIN += ("plan", "save_plan", "report", "on_broken")
+PLAIN = tuple(
+    "memory latency loss bits objective loss_fn calibration threads time_limit plan save_plan report on_broken".split()
+)
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
