@@ -7,14 +7,16 @@ In: problems as CSV (MiniMalloc's format) or JSON. Out: offsets, a summary, a pi
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from adaflex.errors import OptionError
 from adaflex.solver.draw import packing_svg
-from adaflex.solver.memplan import MemoryProblem, Packing, pack_problem, read_problem, validate
+from adaflex.solver.memplan import MemoryProblem, Packing, pack_problem, read_problem, stream_problem, validate
 from adaflex.solver.pack.files import offsets_from_csv, solution_csv, solution_of
+from adaflex.solver.pack.tiers import chrome_trace
 from adaflex.solver.table_json import read_bytes
 from adaflex.solver.units import parse_bytes, show_bytes
 
@@ -75,6 +77,8 @@ def capacity_of(args: argparse.Namespace, problem: MemoryProblem) -> int | None:
 def solve(path: Path, args: argparse.Namespace) -> int:
     """Pack one problem, print and write what was asked."""
     problem = read_problem(path)
+    if problem.stores:
+        return solve_tiers(path, problem, args)
     capacity = None if args.minimise else capacity_of(args, problem)
     made = pack_problem(problem, capacity=capacity, alignment=args.alignment, time_limit_s=args.time_limit)
     code = EXIT[made.status]
@@ -92,6 +96,38 @@ def solve(path: Path, args: argparse.Namespace) -> int:
     return code
 
 
+def solve_tiers(path: Path, problem: MemoryProblem, args: argparse.Namespace) -> int:
+    """Operators with buffers in slower memories: what to keep and when to fetch; ``--plot`` writes a trace."""
+    if args.capacity:
+        problem = dataclasses.replace(problem, capacity_bytes=parse_bytes(args.capacity))
+    flow, made = stream_problem(problem, time_limit_s=args.time_limit)
+    best = made.best
+    names = [buffer.id for buffer in problem.buffers]
+    rows = [
+        {
+            "buffer": names[t.buffer],
+            "operator": problem.operators[t.step].id,
+            "begin_ns": t.begin_ns,
+            "end_ns": t.end_ns,
+        }
+        for t in best.transfers
+    ]
+    answer = {
+        "problem": str(path), "status": "optimal" if best.total_ns <= made.bound_ns else "feasible",
+        "total_ns": best.total_ns, "bound_ns": made.bound_ns, "stall_ns": best.stall_ns,
+        "traffic_bytes": best.traffic_bytes, "peak_bytes": best.peak_bytes, "policies": dict(made.policies),
+        "transfers": rows,
+    }  # fmt: skip
+    if args.json:
+        print(json.dumps(answer))
+    else:
+        print(f"{path.name}: {best.total_ns} ns, {best.stall_ns} ns of them waiting; bound {made.bound_ns} ns")
+        print("  " + ", ".join(f"{name}: {total} ns" for name, total in made.policies))
+    if args.plot:
+        args.plot.write_text(json.dumps(chrome_trace(flow, best)))
+    return 0
+
+
 def as_json(path: Path, made: Packing) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
@@ -102,6 +138,7 @@ def as_json(path: Path, made: Packing) -> dict[str, Any]:
         "capacity": made.capacity,
         "offsets": dict(made.offsets),
         "spaces": dict(made.spaces),
+        "order": list(made.order),
         "blame": list(made.blame),
         "reason": made.reason,
         "method": made.method,
