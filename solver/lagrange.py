@@ -250,8 +250,13 @@ def _repaired(
     return best
 
 
-def improve(task: Relaxed, columns: list[int], prices: Floats, deadline: float) -> list[int] | None:
-    """Swap single-site columns until no limit is exceeded, then while the cost falls; None where that fails."""
+def improve(
+    task: Relaxed, columns: list[int], prices: Floats, deadline: float, weights: Floats | None = None
+) -> list[int] | None:
+    """Swap single-site columns until no limit is exceeded, then while the cost falls; None where that fails.
+
+    ``weights`` say what relief of each limit counts for (None: relative to the limit).
+    """
     now = np.full(len(task.sites), -1, dtype=np.int64)
     for column in columns:
         if task.site_of[column] >= 0:
@@ -261,6 +266,7 @@ def improve(task: Relaxed, columns: list[int], prices: Floats, deadline: float) 
     movable = movable[now[task.site_of[movable]] >= 0]
     used = task.use[:, columns].sum(axis=1)
     scale = np.maximum(np.abs(task.limit), 1e-9)
+    worth = 1.0 / scale if weights is None else weights
     for _ in range(4 * len(task.sites) + 20):
         before = now[task.site_of[movable]]
         change = task.use[:, movable] - task.use[:, before]
@@ -268,9 +274,11 @@ def improve(task: Relaxed, columns: list[int], prices: Floats, deadline: float) 
         over = np.maximum(0.0, used - task.limit)
         if np.any(over > 0):
             after = np.maximum(0.0, used[:, None] + change - task.limit[:, None])
-            gain = ((over[:, None] - after) / scale[:, None]).sum(axis=0)
+            gain = ((over[:, None] - after) * worth[:, None]).sum(axis=0)
             priced = cost + prices @ np.maximum(change, -used[:, None])
-            score = np.where(gain > 1e-15, (np.maximum(priced, 0.0) + 1e-15) / np.maximum(gain, 1e-15), np.inf)
+            score = np.where(
+                gain > 1e-15 * worth.max(), (np.maximum(priced, 0.0) + 1e-15) / np.maximum(gain, 1e-300), np.inf
+            )
         else:
             fits = np.all(used[:, None] + change <= task.limit[:, None], axis=0)
             score = np.where(fits & (cost < -1e-15), cost, np.inf)

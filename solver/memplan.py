@@ -5,10 +5,15 @@ In: ``Buffer``s or a ``MemoryProblem``. Out: a ``Packing``; ``validate`` checks 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from adaflex.errors import TableError
 from adaflex.solver.pack.files import MemoryProblem, Operator, Space, Store, buffers_from_csv, read_problem
+from adaflex.solver.pack.order import buffers_in_order, lowest_order
 from adaflex.solver.pack.packing import Packing
 from adaflex.solver.pack.search import pack
 from adaflex.solver.pack.spaces import pack_spaces
+from adaflex.solver.pack.tiers import Flow, Streamed, stream
 from adaflex.solver.pack.validate import PackFault, validate
 from adaflex.solver.table import Buffer
 
@@ -25,6 +30,7 @@ __all__ = [
     "pack_problem",
     "pack_spaces",
     "read_problem",
+    "stream_problem",
     "validate",
 ]
 
@@ -32,11 +38,43 @@ __all__ = [
 def pack_problem(
     problem: MemoryProblem, *, capacity: int | None = None, alignment: int = 1, time_limit_s: float = 10.0
 ) -> Packing:
-    """Pack a problem as read from a file; ``capacity`` and ``alignment`` add to what the file says."""
+    """Pack a problem as read from a file; ``capacity`` and ``alignment`` add to what the file says.
+
+    Where the problem lists operators, the order of least peak is sought first and lives follow from it.
+    """
     alignment = max(alignment, problem.alignment)
+    buffers, order = problem.buffers, tuple[str, ...]()
+    if problem.operators and not problem.stores:
+        found = lowest_order(problem.operators, {b.id: b.size_bytes for b in buffers})
+        order = found.operators
+        buffers = tuple(buffers_in_order(problem.operators, order, buffers))
     if problem.spaces:
-        return pack_spaces(problem.buffers, problem.spaces, alignment=alignment, time_limit_s=time_limit_s)
-    most = capacity if capacity is not None else problem.capacity_bytes
-    return pack(
-        problem.buffers, capacity=most, alignment=alignment, separate=problem.separate, time_limit_s=time_limit_s
+        made = pack_spaces(buffers, problem.spaces, alignment=alignment, time_limit_s=time_limit_s)
+    else:
+        most = capacity if capacity is not None else problem.capacity_bytes
+        made = pack(buffers, capacity=most, alignment=alignment, separate=problem.separate, time_limit_s=time_limit_s)
+    return replace(made, order=order)
+
+
+def stream_problem(problem: MemoryProblem, *, time_limit_s: float = 5.0) -> tuple[Flow, Streamed]:
+    """Run a problem's operators in order with its buffers in the first store: what to keep, what to fetch when.
+
+    Raises ``TableError`` where there is no working memory or a step does not fit in it.
+    """
+    if not problem.operators or not problem.stores or problem.capacity_bytes is None:
+        raise TableError("streaming needs operators, at least one store and capacity_bytes of working memory")
+    index = {buffer.id: number for number, buffer in enumerate(problem.buffers)}
+    for op in problem.operators:
+        for name in op.reads:
+            if name not in index:
+                raise TableError(f"operator {op.id!r} reads unknown buffer {name!r}")
+    slowest = min(problem.stores, key=lambda store: store.bytes_per_second)
+    flow = Flow(
+        tuple(op.time_ns for op in problem.operators),
+        tuple(tuple(index[name] for name in op.reads) for op in problem.operators),
+        tuple(buffer.size_bytes for buffer in problem.buffers),
+        problem.capacity_bytes,
+        slowest.bytes_per_second,
+        sum(store.latency_ns for store in problem.stores),
     )
+    return flow, stream(flow, time_limit_s=time_limit_s)

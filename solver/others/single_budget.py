@@ -28,18 +28,31 @@ SIZE_STEPS = 4096
 def options(table: CostTable) -> list[list[Choice]]:
     """Per site, its choices in the first tier that cover only it: what a single-budget method can choose from."""
     first = table.tiers[0].name
+    at_cuts = {name for cut in table.cuts for name in cut.choices}
     by_site: dict[str, list[Choice]] = {site.id: [] for site in table.sites}
     for choice in table.choices:
         if len(choice.sites) == 1 and choice.tier == first:
             by_site[choice.sites[0]].append(choice)
-    return list(by_site.values())
+    return [small_workspace(row) if any(c.id in at_cuts for c in row) else row for row in by_site.values()]
+
+
+def small_workspace(row: list[Choice]) -> list[Choice]:
+    """Of choices equal in size and loss the one of least workspace: help for methods that see no workspace."""
+    best: dict[tuple[int, float], Choice] = {}
+    for choice in row:
+        key = choice.cost.size_bytes, choice.cost.loss
+        if key not in best or choice.cost.workspace_bytes < best[key].cost.workspace_bytes:
+            best[key] = choice
+    return list(best.values())
 
 
 def room(table: CostTable, budget: Budget) -> int | None:
-    """Bytes for weights under the memory budget: without the fixed part and the highest base of a cut."""
+    """Bytes for weights under the memory budget: without the fixed part and the highest cut."""
     if budget.memory_bytes is None:
         return None
-    base = max((cut.base_bytes for cut in table.cuts), default=0)
+    work = {choice.id: choice.cost.workspace_bytes for row in options(table) for choice in row}
+    highest = [cut.base_bytes + max((work.get(name, 0) for name in cut.choices), default=0) for cut in table.cuts]
+    base = max(highest, default=0)
     return budget.memory_bytes - table.fixed.size_bytes - base
 
 
@@ -211,8 +224,9 @@ def greedy(table: CostTable, budget: Budget) -> Chosen:
     task = relaxed(table, wish, ())
     priced = dict(bound_and_repair(table, wish).prices)
     prices = np.array([priced.get(name, 0.0) for name in task.names]) / scale_of(table, "loss")
-    _, columns = Covers(task).cheapest(task.cost)
-    made = improve(task, columns, prices, math.inf)
+    least = np.maximum(prices, 1e-3 * prices.max(initial=0.0))
+    _, columns = Covers(task).cheapest(task.cost + 1e-9 * least @ task.use)
+    made = improve(task, columns, np.zeros(len(prices)), math.inf, least if np.any(least > 0) else None)
     return {s: table.choices[c].id for c in made for s in table.choices[c].sites} if made is not None else None
 
 

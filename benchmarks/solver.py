@@ -1,0 +1,103 @@
+"""The joint program against every other allocator on the same tables, and the packer on its own problems.
+
+Run: python benchmarks/solver.py [allocate|pack|all] [--blocks 12] [--seeds 3]. Prints tables in Markdown: loss over
+the proven bound, CPU seconds, and "infeasible" where a method finds nothing within the budgets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+from adaflex.solver.allocate import allocate
+from adaflex.solver.check import faults, totals
+from adaflex.solver.generate import Shape, budgets_of, realistic
+from adaflex.solver.others.orders import layer_knapsack, single_axis, two_level, two_step, unified_layer_skip
+from adaflex.solver.others.single_budget import adaquant_ip, baq, greedy, lgreco_dp, rd_prune_dp, uniform
+from adaflex.solver.pack.generate import guillotine, lives, pinwheel
+from adaflex.solver.pack.search import pack
+from adaflex.solver.table import Budget, Buffer, CostTable
+
+METHODS: dict[str, Callable[[CostTable, Budget], dict[str, str] | None]] = {
+    "greedy, LP prices": greedy,
+    "DP over bytes (rd-prune)": rd_prune_dp,
+    "DP over loss (L-GreCo)": lgreco_dp,
+    "closed form (BAQ)": baq,
+    "integer program, one budget (AdaQuant)": adaquant_ip,
+    "best uniform": uniform,
+    "ordered two-level (LIM)": two_level,
+    "even layer skipping": unified_layer_skip,
+    "layer knapsack (LAPTOP-Diff)": layer_knapsack,
+    "precision only": single_axis("precision"),
+    "sparsity only": single_axis("sparsity"),
+    "two steps, swept hand-over": two_step,
+}
+WISHES = {"memory": (0.35, None, None), "memory, decode": (0.35, 0.36, None), "all three": (0.35, 0.36, 0.62)}
+
+
+def one(table: CostTable, budget: Budget, bound: float, name: str) -> tuple[str, float]:
+    """(loss over the bound or "infeasible", CPU seconds) of one method."""
+    begin = time.process_time()
+    chosen = METHODS[name](table, budget)
+    seconds = time.process_time() - begin
+    if chosen is None or faults(table, budget, chosen):
+        return "infeasible", seconds
+    return f"{totals(table, chosen).loss / bound - 1:+.2%}", seconds
+
+
+def allocators(blocks: int, seeds: int) -> None:
+    """One table per number of binding budgets."""
+    for wish, shares in WISHES.items():
+        print(f"\n### {wish} binding, {blocks} blocks\n\n| method | " + " | ".join(f"seed {s}" for s in range(seeds)))
+        print("|---" * (seeds + 1) + "|")
+        rows: dict[str, list[str]] = {"joint": [], **{name: [] for name in METHODS}}
+        for seed in range(seeds):
+            table = realistic(Shape(blocks=blocks), seed)
+            budget = budgets_of(table, *shares)
+            begin = time.process_time()
+            plan = allocate(table, budget, gap=1e-3)
+            spent = time.process_time() - begin
+            rows["joint"].append(f"{plan.gap:+.2%} ({spent:.1f} s)" if plan.gap is not None else plan.status)
+            for name in METHODS:
+                loss, seconds = one(table, budget, plan.bound or float("nan"), name)
+                rows[name].append(f"{loss} ({seconds:.1f} s)")
+        for name, cells in rows.items():
+            print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def packers(seeds: int, seconds: float) -> None:
+    """Known optima, and large random problems against their bound."""
+    print("\n### packing: height over the bound\n\n| problem | " + " | ".join(f"seed {s}" for s in range(seeds)))
+    print("|---" * (seeds + 1) + "|")
+    makers: dict[str, Callable[[int], list[Buffer]]] = {}
+    for count in (100, 300, 400):
+        makers[f"guillotine {count}"] = lambda seed, n=count: guillotine(n, seed)  # type: ignore[misc]
+        makers[f"pinwheel {count}"] = lambda seed, n=count: pinwheel(n, seed)  # type: ignore[misc]
+    for live in (10, 100, 1000):
+        makers[f"10,000 buffers, {live} live"] = lambda seed, n=live: lives(10_000, n, seed)  # type: ignore[misc]
+    for name, make in makers.items():
+        cells = []
+        for seed in range(seeds):
+            begin = time.process_time()
+            made = pack(make(seed), time_limit_s=seconds)
+            cells.append(f"{made.height / made.bound - 1:.2%} ({time.process_time() - begin:.1f} s)")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    """Run what was asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="?", choices=["allocate", "pack", "all"], default="all")
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10.0, help="per packing problem")
+    args = parser.parse_args()
+    if args.what != "pack":
+        allocators(args.blocks, args.seeds)
+    if args.what != "allocate":
+        packers(args.seeds, args.seconds)
+
+
+if __name__ == "__main__":
+    main()
