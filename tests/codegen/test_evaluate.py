@@ -45,6 +45,8 @@ def test_packed_weights_are_read_as_the_byte_formulas_say(encoding: Encoding, sh
     found = read_weight(block, call.function, dict(call.parts), *shape)
     stored = oracle.turn(oracle.weight(block, shape, encoding), encoding.rotation)
     assert np.abs(found - stored).max() <= 1e-6 * np.abs(stored).max()
+    decoded = oracle.turn(family.decode(encoded).double().numpy(), encoding.rotation)
+    assert np.abs(found - decoded).max() <= 1e-5 * np.abs(stored).max()
 
 
 @pytest.mark.parametrize("form", ["bf16", "bf16-h64", "u8t", "u8t-h128", "u8g32", "u8g64-h64", "u8g128"])
