@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from adaflex import machine
 from adaflex.adopting import Decided, adopt
@@ -79,9 +79,10 @@ def plan(model: nn.Module, inputs: Any = None, **keywords: Any) -> ModelPlan:
     """
     options = parse(keywords)
     calls = _calls(inputs, options)
-    first = calls.batches[0]
-    capture, weights = _captured(model, first, options)
-    planned = _planned(capture, weights, calls, options)
+    given = calibration(inputs) if inputs is not None else calls
+    first, every = given.batches[0], Calibration([*given.batches, *calls.batches])
+    capture, weights = _captured(model, first, roomiest(every), options)
+    planned = _planned(capture, weights, calls, options, first)
     return ModelPlan(planned, signature_of(capture))
 
 
@@ -107,12 +108,12 @@ def _calls(inputs: Any, options: Options) -> Calibration:
     return calibration(inputs)
 
 
-def _captured(model: nn.Module, first: Batch, options: Options) -> tuple[Capture, Weights]:
+def _captured(model: nn.Module, first: Batch, example: Batch, options: Options) -> tuple[Capture, Weights]:
     """The model with the sizes the user left free, else with all free that the model allows, else fixed."""
     if options.shapes is not None:
         return from_export(model, first.args, first.kwargs, options.shapes)
     try:
-        return from_export(model, first.args, first.kwargs, any_sizes(first.args, first.kwargs, model))
+        return from_export(model, example.args, example.kwargs, any_sizes(example.args, example.kwargs, model))
     except CaptureError as fault:
         log.info("captured with fixed sizes, because with free ones: %s", fault)
         return from_export(model, first.args, first.kwargs)
@@ -124,7 +125,7 @@ def _planned(
     """Plan (or apply a saved plan), save and report as the options say; ``timed``: the call whose latency counts."""
     with Bars() as bars:
         if options.plan is not None:
-            planned = apply_plan(capture, weights, calls, options)
+            planned = apply_plan(capture, weights, calls, options, timed)
         else:
             planned = plan_model(capture, weights, calls, options, bars, timed)
     if options.save_plan:
@@ -189,13 +190,23 @@ def plan_capture(capture: Capture, weights: Weights, call: Call, options: Option
     else:
         log.warning("no calibration was given: losses are measured on your first call alone")
         data = Calibration([call.batch if call.batch is not None else Batch(tuple(call.inputs), {})])
-    scored = None if fits(capture, data) else call.recaptured()
+    scored = None if fits(capture, data) else replace(call, batch=roomiest(data)).recaptured()
     planned = _planned(*(scored or (capture, weights)), data, options, call.batch)
     decided = Decided(encodings_of(planned.table, planned.plan), planned.assembled.program, planned.assembled.weights)
     if scored is None:
         return Planning(capture, planned.executor, decided, planned)
     runs = adopt([decided], capture, weights, planned.machine, options.max_concurrency)
     return Planning(capture, runs, decided, planned)
+
+
+def roomiest(data: Calibration) -> Batch:
+    """The call with the fewest sizes of 1: tracing takes a size of 1 for fixed."""
+
+    def ones(batch: Batch) -> int:
+        leaves = [*batch.args, *batch.kwargs.values()]
+        return sum(size == 1 for leaf in leaves if isinstance(leaf, Tensor) for size in leaf.shape)
+
+    return min(data.batches, key=ones)
 
 
 def fits(capture: Capture, data: Calibration) -> bool:

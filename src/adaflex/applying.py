@@ -10,7 +10,7 @@ import time
 from adaflex.allowed import uniform_plan
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.options import Options
-from adaflex.passes.calibration import Calibration
+from adaflex.passes.calibration import Batch, Calibration
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.encoder import Encoder
 from adaflex.passes.score import Scores
@@ -20,14 +20,16 @@ from adaflex.saved import Saved, check, digest_of, read
 from adaflex.solver.table import Budget, CostTable
 
 
-def apply_plan(capture: Capture, weights: Weights, data: Calibration, options: Options) -> Planned:
+def apply_plan(
+    capture: Capture, weights: Weights, data: Calibration, options: Options, timed: Batch | None = None
+) -> Planned:
     """The saved plan on this model; the weights are repaired on the data given. ``OptionError`` where the file belongs
     to another model, ``PromiseError`` where what it promises (or the options ask) does not hold here."""
     start = time.perf_counter()
     assert options.plan is not None
     saved = read(options.plan)
     here = here_for(options)
-    model = model_of(capture, weights, data, options)
+    model = model_of(capture, weights, data, options, timed)
     sites = sites_of(model, options, here)
     calls = {str(number): list(inputs) for number, inputs in enumerate(model.data.fit)}
     check(saved, options.plan, weights_digest(model, sites), digest_of(calls), sites.offers)
