@@ -14,39 +14,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NICHE, NONE, Core, library
+from adaflex.solver.pack.ask import Asker, Clock
+from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NONE, Core, library
 from adaflex.solver.pack.greedy import keys, packing_of, too_much
 from adaflex.solver.pack.packing import Packing
-from adaflex.solver.pack.problem import Item, Problem, height_of, live_sums, lower_bound, offsets_of, problem
+from adaflex.solver.pack.problem import Item, Problem, height_of, lower_bound, offsets_of, problem
 from adaflex.solver.pack.twin import Twin
 from adaflex.solver.table import Buffer
 
-FIRST_NODES = 2000  # of the shortest restart
-FORGET = 31  # restarts after which the weights of failed sections start anew
 MANY = 1500  # items above which greedy packings are improved before searching
 LARGE = 30_000  # items above which only the greedy portfolio runs
 LARGE_PAIRS = 60_000_000
 TWIN_MOST = 250  # items above which Python only packs greedily
-SPREADS = (0.0, 0.3, 1.0)  # of the random factors on an order's keys
-
-
-@dataclass
-class Clock:
-    """Limits of a search: a deadline and, for answers that do not depend on speed, nodes."""
-
-    deadline: float
-    nodes_left: int | None = None
-    used: int = 0
-
-    def over(self) -> bool:
-        """Whether a limit has come."""
-        return time.perf_counter() >= self.deadline or (self.nodes_left is not None and self.used >= self.nodes_left)
-
-    def part(self, share: float) -> Clock:
-        """A clock with a share of what is left."""
-        left = max(0.0, self.deadline - time.perf_counter())
-        nodes = None if self.nodes_left is None else int((self.nodes_left - self.used) * share)
-        return Clock(time.perf_counter() + left * share, nodes)
 
 
 @dataclass
@@ -303,66 +282,6 @@ def greedy_portfolio(task: Problem, core: Core | Twin, enough: int, clock: Clock
             if best is not None and (best.height <= max(enough, bound) or time.perf_counter() > clock.deadline):
                 return best
     return best
-
-
-@dataclass
-class Asker:
-    """Asks the core whether a capacity suffices, with one varied order after the other."""
-
-    task: Problem
-    core: Core | Twin
-    plain: bool
-    seed: int
-    rules: int
-
-    def __post_init__(self) -> None:
-        self.rng = random.Random(self.seed)
-        sums = live_sums(self.task)
-        times = self.task.times
-        self.features = []
-        for item in self.task.items:
-            length = sum(times[b] - times[a] for a, b in item.spans) or 1
-            busiest = max((max(sums[a:b]) for a, b in item.spans), default=1)
-            self.features.append((length, length * item.size, item.size, busiest * length))
-        self.asked = 0
-
-    def rank(self) -> list[int]:
-        """The next order: one of four keys, its values shaken by random factors."""
-        key = self.asked % 4
-        spread = self.rng.choice(SPREADS) if self.asked >= 4 else 0.0
-        values = [f[key] * (self.rng.lognormvariate(0.0, spread) if spread else 1.0) for f in self.features]
-        rank = [0] * len(values)
-        for place, i in enumerate(sorted(range(len(values)), key=lambda i: (-values[i], i))):
-            rank[i] = place
-        return rank
-
-    def ask(self, capacity: int, clock: Clock) -> tuple[int, list[int]]:
-        """(FOUND, NONE or LIMIT, places) for a packing within ``capacity``, until ``clock`` is over."""
-        for number in itertools.count(1):
-            if clock.over():
-                break
-            nodes = (FIRST_NODES + 4 * len(self.features)) * luby(number)
-            if clock.nodes_left is not None:
-                nodes = min(nodes, clock.nodes_left - clock.used)
-            niche = NICHE if self.plain and self.asked % 8 != 7 else 0
-            left = max(0.01, clock.deadline - time.perf_counter()) if clock.nodes_left is None else 1e9
-            result, places, used = self.core.search(self.rank(), capacity, nodes, left, self.rules | niche)
-            self.asked += 1
-            if self.asked % FORGET == 0:
-                self.core.reset()
-            clock.used += used
-            if result != LIMIT:
-                return result, places
-        return LIMIT, []
-
-
-def luby(number: int) -> int:
-    """1, 1, 2, 1, 1, 2, 4, ...: restart lengths that are never much worse than the best fixed ones."""
-    while True:
-        power = number.bit_length()
-        if number == (1 << power) - 1:
-            return 1 << (power - 1)
-        number -= (1 << (power - 1)) - 1
 
 
 def ask(task: Problem, asker: Asker, found: Found, capacities: tuple[int, int], clock: Clock) -> int:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from adaflex.solver.pack.ask import Asker
 from adaflex.solver.pack.core import ALL_RULES, NICHE, RULES, Core, library
 from adaflex.solver.pack.generate import guillotine, lives, pinwheel
 from adaflex.solver.pack.problem import problem
-from adaflex.solver.pack.search import Asker, pack
+from adaflex.solver.pack.search import pack
 from adaflex.solver.pack.twin import Twin
 from adaflex.solver.pack.validate import validate
 from adaflex.solver.table import Buffer
