@@ -52,5 +52,5 @@ def _view(given: Operand, arrays: Mapping[int, Array], symbols: Mapping[str, int
 
 def _mask(stored: Array, dtype: Any) -> Array:
     if stored.dtype == np.bool_:
-        return np.where(stored, dtype(0), dtype(-np.inf))
+        return np.asarray(np.where(stored, dtype(0), dtype(-np.inf)))
     return widen(stored, dtype)

@@ -54,8 +54,8 @@ def narrow(values: Array, form: str) -> Array:
     if form == "bf16":
         return bf16_bits(values)
     if form == "bool":
-        return values != 0
-    return values.astype(STORAGE[form])
+        return np.asarray(values != 0)
+    return np.asarray(values.astype(STORAGE[form]))
 
 
 def round_bf16(values: Array) -> Array:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from adaflex.codegen.cpp import include_folder
 from adaflex.codegen.evaluate import Evaluator
 from adaflex.errors import OptionError
 from adaflex.passes.export_door import from_export
+from adaflex.runtime import artifact
 from adaflex.runtime.execute import Executor
 from adaflex.solver.table import Encoding
 from tests.codegen.lowered import Pick, fp32, program_of
@@ -71,3 +75,14 @@ def test_an_index_beyond_the_table_is_an_error_of_the_caller() -> None:
 def test_the_same_call_gives_the_same_bits() -> None:
     run, first, _ = run_of("llama", fp32)
     assert all(torch.equal(a, b) for a, b in zip(first, run(*ZOO["llama"].inputs()), strict=True))
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "vit", "transformer"])
+def test_a_saved_program_runs_from_its_mapped_weights_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    run, first, _ = run_of(name, lambda shape: Encoding("w8a8", 8))
+    artifact.write(tmp_path / "m", run.program, run.weights, {"plan": None})
+    headers = [header.name for header in include_folder().glob("*.h")]
+    loaded = artifact.read(tmp_path / "m", headers)
+    assert loaded.program == run.program
+    again = Executor(loaded.program, loaded.weights, Evaluator(loaded.program), threads=1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again(*ZOO[name].inputs()), strict=True))

@@ -7,11 +7,8 @@ from hypothesis import strategies as st
 
 from adaflex.runtime.arena import ALIGNMENT, Piece, lower_bound, overlaps, pack
 
-PIECES = st.lists(
-    st.builds(lambda size, first, length: Piece(size, first, first + length), st.integers(0, 5000), st.integers(0, 12), st.integers(1, 6)),
-    min_size=1,
-    max_size=14,
-)  # fmt: skip
+NUMBERS = st.tuples(st.integers(0, 5000), st.integers(0, 12), st.integers(1, 6))
+PIECES = st.lists(NUMBERS.map(lambda t: Piece(t[0], t[1], t[1] + t[2])), min_size=1, max_size=14)
 
 
 @given(PIECES)
