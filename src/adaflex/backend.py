@@ -131,19 +131,19 @@ class ApiPlanner:
     """Plans through ``adaflex.api``, loaded when first needed."""
 
     def plan(self, parts: Sequence[Part], options: Options) -> Sequence[Runnable]:
-        """One graph: ``api.plan_capture``. Several: ``api.plan_captures``, jointly."""
-        from adaflex import api
+        """One graph: ``api.plan_capture``. Several pieces of one call: ``api.plan_captures``."""
+        from adaflex.api import plan_capture, plan_captures
 
         if len(parts) == 1:
-            return [api.plan_capture(parts[0].capture, parts[0].weights, parts[0].call, options)]
-        return list(api.plan_captures(parts, options))
+            return [plan_capture(parts[0].capture, parts[0].weights, parts[0].call, options)]
+        return plan_captures(parts, options)
 
     def extend(self, part: Part, options: Options, earlier: Sequence[Runnable]) -> Runnable:
         """A later graph over known weights: ``api.extend_plan``."""
-        from adaflex import api
+        from adaflex.api import Planning, extend_plan
 
-        found: Runnable = api.extend_plan(part.capture, part.weights, part.call, options, earlier)
-        return found
+        known = [each for each in earlier if isinstance(each, Planning)]
+        return extend_plan(part.capture, part.weights, part.call, options, known)
 
 
 @functools.cache
