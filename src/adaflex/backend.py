@@ -44,7 +44,7 @@ class Backend:
     def compile_graph(
         self, module: fx.GraphModule, example_inputs: Sequence[Any], *, options: Any = None, mode: str | None = None
     ) -> Callable[..., Any]:
-        """Capture one graph. It is planned when it first runs: then real tensors are at hand and errors pass plainly."""
+        """Capture one graph. It is planned when it first runs: real tensors are at hand then, errors pass plainly."""
         checked = _checked(options, mode)
         frame = call_frame()
         scope = self._scope(frame, checked)
