@@ -15,7 +15,7 @@ _HOME = {
     "Calibration": "adaflex.passes.calibration",
     "allocate": "adaflex.solver.allocate",
     "compile": "adaflex.api",
-    "load": "adaflex.api",
+    "load": "adaflex.handle",
     "memplan": "adaflex.solver.memplan",
     "plan": "adaflex.api",
     "programs": "adaflex.api",
