@@ -17,6 +17,7 @@ from adaflex.codegen import library
 from adaflex.codegen.classify import FORMS, Linear, linear_of, op_name, tensor
 from adaflex.codegen.draft import Assignment, ConstantUse, Draft, Read, StepRows, form_row_bytes
 from adaflex.codegen.fuse import Fuser, Unit
+from adaflex.codegen.gather import gather
 from adaflex.codegen.lower_attention import attention_views, lower_attention, products_are_bf16
 from adaflex.codegen.regions import RegionBuilder, build_nodes, fold_value, reads_of
 from adaflex.codegen.scalar_ops import Value
@@ -26,10 +27,9 @@ from adaflex.codegen.views import View, is_contiguous, is_whole
 from adaflex.errors import CaptureError
 from adaflex.passes.capture import Capture
 from adaflex.runtime.program import ITEM_BYTES, GemmStep, Part, RowStep, Slot, Step
-from adaflex.runtime.region import Load, Size, Store, product, times
+from adaflex.runtime.region import Size, Store, product, times
 
 PLAIN = "plain"
-GATHERS = {"gather_f32": ("f32", 4), "gather_bf16": ("bf16", 2), "gather_u8": ("u8", 1)}  # form and bytes of a code
 
 
 def lower(capture: Capture, assignments: Mapping[str, Assignment]) -> Draft:
@@ -187,7 +187,7 @@ class Lowering:
             self.slots[slot] = replace(self.slots[slot], constant=number)
         return self.stored[(base, PLAIN)]
 
-    def _packed(self, weight: fx.Node, transposed: bool) -> int:
+    def packed(self, weight: fx.Node, transposed: bool) -> int:
         """The slot of a weight as its encoding stores it."""
         key = (weight, f"packed{transposed}")
         if key not in self.stored:
@@ -269,7 +269,7 @@ class Lowering:
         builder = RegionBuilder(unit.space[:-1], unit.space[-1])
         for node in unit.nodes:
             if op_name(node) == "embedding":
-                builder.values[node] = self._gather(builder, node)
+                builder.values[node] = gather(self, builder, node)
         build_nodes(builder, unit, lambda node: self._operand(builder, node))
         stores = [
             Store(builder.values[node], self._new(node, kind))
@@ -284,37 +284,6 @@ class Lowering:
         self.add(
             RowStep(region, label), StepRows(product(region.dims), lead), tuple(reads_of(region, lead, self.slots))
         )
-
-    def _gather(self, builder: RegionBuilder, node: fx.Node) -> Value:
-        table, index = node.args[0], node.args[1]
-        assert isinstance(table, fx.Node) and isinstance(index, fx.Node)
-        view = self.views.of(index)
-        strides = self._index_strides(builder, view)
-        rows = Load(self.plain(view.node), strides, 0, view.offset)
-        builder.load(rows)
-        choice = self.assignments.get(table.name)
-        number = builder.loads.index(rows)
-        zeros: tuple[Size, ...] = (0,) * len(builder.lead)
-        if (
-            choice is None or choice.call is None or choice.call.function not in GATHERS
-        ):  # a table that is multiplied too
-            return builder.load(Load(self.plain(table), zeros, 1, gather=number, pitch=builder.columns))
-        slot, parts = self._packed(table, False), dict(choice.call.parts)
-        form, item = GATHERS[choice.call.function]
-        codes = builder.load(Load(slot, zeros, 1, parts["b"] // item, gather=number, pitch=builder.columns, form=form))
-        if "scale" not in parts:
-            return codes
-        scale, minimum = (
-            builder.load(Load(slot, zeros, 0, parts[name] // 4, gather=number, pitch=1, form="f32"))
-            for name in ("scale", "minimum")
-        )
-        w = builder.writer
-        return Value(w.emit("add", w.emit("mul", codes, scale), minimum))
-
-    def _index_strides(self, builder: RegionBuilder, view: View) -> tuple[Size, ...]:
-        missing = len(builder.lead) - len(view.shape)
-        pairs = zip(view.shape, view.strides, builder.lead[missing:], strict=True)
-        return ((0,) * missing) + tuple(s if same(a, b) and known(a) != 1 else 0 for a, s, b in pairs)
 
     def _fold(self, unit: Unit) -> None:
         node = unit.nodes[-1]
@@ -360,7 +329,7 @@ class Lowering:
         call = choice.call
         assert call is not None
         a = self.form_slot(parts.x, choice.form)
-        weight = self._packed(parts.weight, parts.transposed)
+        weight = self.packed(parts.weight, parts.transposed)
         builder = RegionBuilder(unit.space[:-1], unit.space[-1])
         value = builder.writer.emit("acc")
         if parts.bias is not None:

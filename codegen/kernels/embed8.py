@@ -22,13 +22,13 @@ TAIL = 8  # bytes behind a row's codes
 
 
 def supports(shape: Sequence[int], encoding: Encoding) -> bool:
-    """Any shape."""
-    return encoding == Encoding(name, bits=8)
+    """Rows of whole words, so that the floats after the codes are aligned."""
+    return encoding == Encoding(name, bits=8) and shape[1] % 4 == 0
 
 
 def offers(site: Site, machine: Machine) -> Sequence[Encoding]:
-    """Always."""
-    return (Encoding(name, bits=8),)
+    """Where rows are whole words."""
+    return (Encoding(name, bits=8),) if site.shape[1] % 4 == 0 else ()
 
 
 def encode(weight: Tensor, encoding: Encoding, gram: Tensor | None) -> Encoded:

@@ -114,7 +114,10 @@ def test_one_program_serves_all_sizes(name: str) -> None:
         assert relative(found, wanted) < 1e-5, (batch, length)
 
 
-@pytest.mark.parametrize(("wanted", "most"), [("bf16", 0.02), ("w8a8", 0.06)])
+@pytest.mark.parametrize(
+    ("wanted", "most"),
+    [("bf16", 0.02), ("w8a8", 0.06), ("w8", 0.06), ("w4a8", 0.5), ("w4", 0.5), ("embed8", 0.05), ("embed16", 0.02)],
+)
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
 def test_lossy_programs_are_near_on_every_instruction_set(wanted: str, most: float, isa: str) -> None:
     if not NEEDS[isa] <= cpu()[1]:

@@ -1,0 +1,64 @@
+"""Rows picked from a table: what an embedding is in region loads.
+
+In: an embedding node and the lowering in progress. Out: the value of the picked row's columns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import fx
+
+from adaflex.codegen.regions import RegionBuilder
+from adaflex.codegen.scalar_ops import Value
+from adaflex.codegen.sizes import known, same
+from adaflex.codegen.views import View
+from adaflex.runtime.region import Load, Size
+
+if TYPE_CHECKING:
+    from adaflex.codegen.lower import Lowering
+
+PLAIN_TABLES = {"gather_f32": ("f32", 4), "gather_bf16": ("bf16", 2)}  # form and bytes of an item
+TAIL_BYTES = 8  # scale and minimum, fp32, after the codes of a row of "gather_u8"
+
+
+def gather(lowering: Lowering, builder: RegionBuilder, node: fx.Node) -> Value:
+    """The value of an embedding in the region that ``builder`` builds."""
+    table, index = node.args[0], node.args[1]
+    assert isinstance(table, fx.Node) and isinstance(index, fx.Node)
+    view = lowering.views.of(index)
+    rows = Load(lowering.plain(view.node), _strides(builder, view), 0, view.offset)
+    builder.load(rows)
+    number = builder.loads.index(rows)
+    zeros: tuple[Size, ...] = (0,) * len(builder.lead)
+    choice = lowering.assignments.get(table.name)
+    width = known(builder.columns)
+    function = choice.call.function if choice is not None and choice.call is not None else ""
+    if function in PLAIN_TABLES:
+        slot = lowering.packed(table, False)
+        form, item = PLAIN_TABLES[function]
+        start = dict(choice.call.parts)["b"] // item if choice is not None and choice.call is not None else 0
+        return builder.load(Load(slot, zeros, 1, start, gather=number, pitch=builder.columns, form=form))
+    if function == "gather_u8" and width is not None:
+        return _codes(builder, lowering.packed(table, False), number, width)
+    return builder.load(Load(lowering.plain(table), zeros, 1, gather=number, pitch=builder.columns))
+
+
+def _codes(builder: RegionBuilder, slot: int, number: int, width: int) -> Value:
+    """codes * scale + minimum of the picked row; both follow its codes (``width`` is a multiple of 4)."""
+    line = width + TAIL_BYTES
+    zeros: tuple[Size, ...] = (0,) * len(builder.lead)
+    codes = builder.load(Load(slot, zeros, 1, gather=number, pitch=line, form="u8"))
+    scale, minimum = (
+        builder.load(Load(slot, zeros, 0, width // 4 + place, gather=number, pitch=line // 4, form="f32"))
+        for place in (0, 1)
+    )
+    w = builder.writer
+    return Value(w.emit("add", w.emit("mul", codes, scale), minimum))
+
+
+def _strides(builder: RegionBuilder, view: View) -> tuple[Size, ...]:
+    """Strides of the row numbers over the region's leading axes."""
+    missing = len(builder.lead) - len(view.shape)
+    pairs = zip(view.shape, view.strides, builder.lead[missing:], strict=True)
+    return ((0,) * missing) + tuple(s if same(a, b) and known(a) != 1 else 0 for a, s, b in pairs)
