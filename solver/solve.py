@@ -253,6 +253,7 @@ def to_pulp(program: Program, objective: str, scales: Sequence[float] | None = N
     import pulp
 
     scales = scales or [row_scale(row, program) for row in program.rows]
+    expression: Any = getattr(pulp.LpAffineExpression, "from_list", pulp.LpAffineExpression)  # 4.x, 3.x
     problem = pulp.LpProblem("adaflex", pulp.LpMinimize)
     columns = []
     for index, (upper, unit) in enumerate(zip(program.upper, program.units, strict=True)):
@@ -262,13 +263,11 @@ def to_pulp(program: Program, objective: str, scales: Sequence[float] | None = N
     size = float(np.max(np.abs(costs)[program.upper > 0.0], initial=0.0))
     unit = 2.0 ** math.floor(math.log2(size / 1e6)) if size else 1.0  # scores of 1e-8 would drown in tolerances
     kept = np.nonzero(costs)[0].tolist()
-    problem.setObjective(pulp.LpAffineExpression([(columns[i], float(costs[i] / unit)) for i in kept]))
+    problem.setObjective(expression([(columns[i], float(costs[i] / unit)) for i in kept]))
     for number, (row, scale) in enumerate(zip(program.rows, scales, strict=True)):
         open_ = program.upper[row.columns] > 0.0  # columns held at 0 would only spoil the scale
         values = (row.values * program.units[row.columns] / scale)[open_].tolist()
-        terms = pulp.LpAffineExpression(
-            [(columns[i], v) for i, v in zip(row.columns[open_].tolist(), values, strict=True)]
-        )
+        terms = expression([(columns[i], v) for i, v in zip(row.columns[open_].tolist(), values, strict=True)])
         if row.low == row.high:
             problem.addConstraint(terms == row.high / scale, f"r{number}")
         else:  # the program has no other two-sided rows
@@ -306,7 +305,9 @@ def second_opinion(program: Program, objective: str, *, time_limit: float, gap: 
 
     begin = time.perf_counter()
     problem = to_pulp(program, objective)
-    maker = getattr(pulp, "PULP_CBC_CMD", None) or pulp.COIN_CMD
+    maker = getattr(pulp, "PULP_CBC_CMD", None) or pulp.COIN_CMD  # 3.x brings its own
+    if not maker(msg=False).available():
+        return Answer("unknown", None, None, None, "no solver", 0, time.perf_counter() - begin)
     problem.solve(maker(msg=False, timeLimit=time_limit, gapRel=gap, threads=1))
     seconds = time.perf_counter() - begin
     if problem.status == pulp.LpStatusInfeasible:

@@ -7,7 +7,7 @@ compiler needed. search.py goes on from here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,22 +87,28 @@ def too_much(task: Problem, capacity: int) -> tuple[tuple[str, ...], str]:
     )
 
 
-def keys(task: Problem) -> dict[str, list[tuple[int, ...]]]:
-    """Sort key of every item under each order."""
-    sums = np.array(live_sums(task), dtype=object)
-    found: dict[str, list[tuple[int, ...]]] = {name: [] for name in ORDERS}
-    for item in task.items:
-        length = sum(task.times[b] - task.times[a] for a, b in item.spans)
-        busiest = int(max((sums[a:b].max() for a, b in item.spans), default=0))
-        first = task.times[item.spans[0][0]] if item.spans else 0
-        end = task.times[item.spans[-1][1]] if item.spans else 0
-        size, area = item.size, item.size * length
-        values: list[tuple[int, ...]] = [(-size, first), (-area, first), (-length, first), (-busiest, -size, first)]
-        values += [(-size, -length), (-length, -size), (-busiest, -size, -length), (-busiest, -area)]
-        values += [(-area, -size), (first, -size), (-end, -size), (first - end, -area)]
-        for name, value in zip(ORDERS, values, strict=True):
-            found[name].append(value)
-    return found
+def ordered(task: Problem, names: Sequence[str] = ORDERS) -> Iterator[tuple[str, list[int]]]:
+    """The items in each of the orders named, made when asked for; ties by index."""
+    times = np.array(task.times, dtype=np.int64)
+    size = np.array([item.size for item in task.items], dtype=np.int64)
+    ends = [(item.spans[0][0], item.spans[-1][1]) if item.spans else (0, 0) for item in task.items]
+    first, end = (times[np.array([e[k] for e in ends], dtype=np.int64)] if len(times) else size * 0 for k in (0, 1))
+    length = np.array(
+        [sum(task.times[b] - task.times[a] for a, b in item.spans) for item in task.items], dtype=np.int64
+    )
+    area = size.astype(np.float64) * length
+    busiest = size
+    for name in names:
+        if "contention" in name and busiest is size:
+            sums = live_sums(task)
+            busiest = np.array([max((max(sums[a:b]) for a, b in item.spans), default=0) for item in task.items])
+        by: dict[str, list[NDArray[np.int64] | NDArray[np.float64]]] = {
+            "size": [-size, first], "area": [-area, first], "length": [-length, first],
+            "contention": [-busiest, -size, first], "size,length": [-size, -length], "length,size": [-length, -size],
+            "contention,size": [-busiest, -size, -length], "contention,area": [-busiest, -area],
+            "area,size": [-area, -size], "first": [first, -size], "end": [-end, -size], "spread": [first - end, -area],
+        }  # fmt: skip
+        yield name, np.lexsort(by[name][::-1]).tolist()
 
 
 def portfolio(task: Problem, enough: int) -> tuple[list[int] | None, str]:
@@ -111,8 +117,7 @@ def portfolio(task: Problem, enough: int) -> tuple[list[int] | None, str]:
     best: list[int] | None = None
     name = ""
     lowest = -1
-    for order, values in keys(task).items():
-        ranked = sorted(range(len(task.items)), key=lambda i: (*values[i], i))
+    for order, ranked in ordered(task):
         for tight in (False, True):
             places = place(ranked, tight)
             if places is None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from adaflex.solver.pack.ask import Asker, Clock
 from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NONE, Core, library
-from adaflex.solver.pack.greedy import keys, packing_of, too_much
+from adaflex.solver.pack.greedy import ORDERS, ordered, packing_of, too_much
 from adaflex.solver.pack.packing import Packing
 from adaflex.solver.pack.problem import Item, Problem, height_of, lower_bound, offsets_of, problem
 from adaflex.solver.pack.twin import Twin
@@ -264,12 +264,10 @@ def greedy_portfolio(task: Problem, core: Core | Twin, enough: int, clock: Clock
     """The best of twelve orders and two fits (for very many items: as many as time allows); None: pins overlap."""
     bound = lower_bound(task)
     best: Found | None = None
-    every = keys(task)
-    names = list(every)
+    names = list(ORDERS)
     if len(task.items) > LARGE:
         names = ["first", "size", "area", *(n for n in names if n not in ("first", "size", "area"))]
-    for name in names:
-        order = sorted(range(len(task.items)), key=every[name].__getitem__)
+    for name, order in ordered(task, names):
         for tight in (False, True):
             left = max(0.05, clock.deadline - time.perf_counter()) if best is not None else 1e9
             places = core.greedy(order, tight, left)

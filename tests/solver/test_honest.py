@@ -46,7 +46,8 @@ TABLE = CostTable(
     SITES,
     (
         column("a1", "a", requires=("b1",)), column("a2", "a", loss=0.0, size=40), column("b1", "b", work=7),
-        column("b2", "b", tier="host"), column("c1", "c"), column("c2", "c", size=20), column("abc", "a", "b", "c", axis="skip"),
+        column("b2", "b", tier="host"), column("c1", "c"), column("c2", "c", size=20),
+        column("abc", "a", "b", "c", axis="skip"),
     ),
     links=(Link("same", ("b", "c"), (("b1", "x"), ("b2", "y"), ("c1", "x"), ("c2", "y"))),),
     spacings=(Spacing("few", ("a1", "c1"), 1),),
@@ -168,6 +169,8 @@ def test_units_do_not_matter(factor: float, bytes_by: int) -> None:
     if bytes_by == 1:
         assert plan.value == pytest.approx(plain.value * factor, rel=1e-9)
     other = second_opinion(build(table, plan.budget), "loss", time_limit=60)
+    if other.limit == "no solver":
+        pytest.skip("no CBC here")
     assert other.value == pytest.approx(plan.value, rel=2e-4)
 
 
