@@ -132,7 +132,8 @@ class Body:
             if load.gather >= 0:
                 index = self.region.loads[load.gather]
                 word = C_TYPE[self.slots[index.slot].form]
-                picked = f"long(((const {word}*)t.p[{index.slot}])[{self.address(index)}])"
+                number = f"long(((const {word}*)t.p[{index.slot}])[{self.address(index)}])"
+                picked = number if load.choices == 0 else f"af::picked(c, {number}, {self.size(load.choices)})"
                 address += f" + {picked} * {self.size(load.pitch)}"
             lines.append(f"const {kind}* const x{k} = (const {kind}*)t.p[{load.slot}] + {address};")
         return lines

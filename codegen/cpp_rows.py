@@ -171,8 +171,11 @@ class RowPrinter:
                 lines.append(f"const af::vf v{n} = af::set1(af::{FINISH[op.name]}(a{n}));")
         for k, store in enumerate(self.region.stores):
             if not self._is_full(store.value):
-                count = "1" if self.region.ops[store.value].name in REDUCE or self._one_column(k) else "C"
+                count = "1" if self._one_column(k) else "C"
                 lines.append(f"af::fill(y{k}, v{store.value}, {count});")
+                slot = self.body.slots[store.slot]
+                if slot.form == "bf16":
+                    lines.append(f"af::zero_tail(y{k}, {count}, {self.body.size(slot.row_bytes)});")
         return lines
 
     def _one_column(self, store: int) -> bool:

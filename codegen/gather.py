@@ -32,25 +32,28 @@ def gather(lowering: Lowering, builder: RegionBuilder, node: fx.Node) -> Value:
     number = builder.loads.index(rows)
     zeros: tuple[Size, ...] = (0,) * len(builder.lead)
     choice = lowering.assignments.get(table.name)
-    width = known(builder.columns)
+    width, count = known(builder.columns), lowering.capture.sizes(table)[0]
     function = choice.call.function if choice is not None and choice.call is not None else ""
     if function in PLAIN_TABLES:
         slot = lowering.packed(table, False)
         form, item = PLAIN_TABLES[function]
         start = dict(choice.call.parts)["b"] // item if choice is not None and choice.call is not None else 0
-        return builder.load(Load(slot, zeros, 1, start, gather=number, pitch=builder.columns, form=form))
+        return builder.load(Load(slot, zeros, 1, start, gather=number, pitch=builder.columns, choices=count, form=form))
     if function == "gather_u8" and width is not None:
-        return _codes(builder, lowering.packed(table, False), number, width)
-    return builder.load(Load(lowering.plain(table), zeros, 1, gather=number, pitch=builder.columns))
+        return _codes(builder, lowering.packed(table, False), number, (width, count))
+    return builder.load(Load(lowering.plain(table), zeros, 1, gather=number, pitch=builder.columns, choices=count))
 
 
-def _codes(builder: RegionBuilder, slot: int, number: int, width: int) -> Value:
-    """codes * scale + minimum of the picked row; both follow its codes (``width`` is a multiple of 4)."""
+def _codes(builder: RegionBuilder, slot: int, number: int, size: tuple[int, Size]) -> Value:
+    """codes * scale + minimum of the picked row; both follow its codes (the width is a multiple of 4)."""
+    width, count = size
     line = width + TAIL_BYTES
     zeros: tuple[Size, ...] = (0,) * len(builder.lead)
-    codes = builder.load(Load(slot, zeros, 1, gather=number, pitch=line, form="u8"))
+    codes = builder.load(Load(slot, zeros, 1, gather=number, pitch=line, choices=count, form="u8"))
     scale, minimum = (
-        builder.load(Load(slot, zeros, 0, width // 4 + place, gather=number, pitch=line // 4, form="f32"))
+        builder.load(
+            Load(slot, zeros, 0, width // 4 + place, gather=number, pitch=line // 4, choices=count, form="f32")
+        )
         for place in (0, 1)
     )
     w = builder.writer

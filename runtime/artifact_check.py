@@ -171,6 +171,8 @@ def _check_region(region: Region, where: str, template: bool) -> None:
             raise _fail(f"a load of {where} has {len(load.strides)} strides over {len(region.dims)} axes")
         if load.gather >= 0 and region.loads[load.gather].gather >= 0:
             raise _fail(f"a load of {where} picks its rows by a load that picks its rows")
+        if load.gather >= 0 and load.choices == 0:
+            raise _fail(f"a load of {where} picks rows without saying how many there are")
     for store in region.stores:
         _in_range(store.value, len(region.ops), f"a store of {where}")
 

@@ -27,15 +27,22 @@ from adaflex.runtime.region import evaluate
 ALIGNMENT = 64
 
 
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """What one call at a time works in."""
+
+    arena: Tensor
+    calls: Prepared
+
+
 @dataclass
 class _Shape:
     """What is ready for one set of sizes."""
 
     layout: Layout
-    calls: Prepared
     output_shapes: list[tuple[int, ...]]
     values: dict[str, int]
-    free: list[Tensor]  # arenas that no call uses now
+    free: list[_Place]  # places that no call uses now
 
 
 def _aligned(arena: Tensor) -> int:
@@ -49,7 +56,7 @@ class Executor:
         self, program: Program, weights: Tensor, kernels: Kernels, *, threads: int, max_concurrency: int = 1
     ) -> None:
         self.program, self.weights, self.kernels, self.threads = program, weights, kernels, threads
-        self._shapes: dict[tuple[int, ...], _Shape] = {}
+        self._shapes: dict[tuple[Any, ...], _Shape] = {}
         self._lock = threading.Lock()
         self._turns = threading.Semaphore(max_concurrency)
         self._constants = self._constant_addresses()
@@ -98,14 +105,13 @@ class Executor:
 
     def shape(self, inputs: Sequence[Any]) -> _Shape:
         """The layout and prepared calls for these inputs' sizes."""
-        values = self.symbols(inputs)
-        key = tuple(values.get(name, 0) for name in self.program.symbols)
+        key = tuple((given.shape, given.dtype) if isinstance(given, Tensor) else given for given in inputs)
         found = self._shapes.get(key)
         if found is None:
             with self._lock:
                 found = self._shapes.get(key)
                 if found is None:
-                    found = self._shapes[key] = self._prepare(values, inputs)
+                    found = self._shapes[key] = self._prepare(self.symbols(inputs), inputs)
         return found
 
     def _prepare(self, values: dict[str, int], inputs: Sequence[Any]) -> _Shape:
@@ -116,7 +122,7 @@ class Executor:
         shapes = [
             tuple(evaluate(size, whole) for size in self.program.slots[slot].shape) for slot in self.program.outputs
         ]
-        return _Shape(layout, self.kernels.prepare(layout), shapes, whole, [])
+        return _Shape(layout, shapes, whole, [])
 
     def _check(self, values: dict[str, int], inputs: Sequence[Any]) -> None:
         for place, (slot, given) in enumerate(zip(self.program.inputs, inputs, strict=True)):
@@ -136,24 +142,25 @@ class Executor:
             raise OptionError(f"{len(inputs)} inputs were given; this program takes {len(self.program.inputs)}")
         shape = self.shape(inputs)
         with self._turns:
-            arena = self._arena(shape)
+            place = self._place(shape)
             try:
-                return self._run(shape, arena, inputs)
+                return self._run(shape, place, inputs)
             finally:
-                shape.free.append(arena)
+                shape.free.append(place)
 
-    def _arena(self, shape: _Shape) -> Tensor:
+    def _place(self, shape: _Shape) -> _Place:
         try:
-            arena = shape.free.pop()
+            place = shape.free.pop()
         except IndexError:
             arena = torch.empty(shape.layout.arena_bytes + ALIGNMENT, dtype=torch.uint8)
+            place = _Place(arena, self.kernels.prepare(shape.layout))
         if self.poison is not None:
-            arena.fill_(self.poison)
-        return arena
+            place.arena.fill_(self.poison)
+        return place
 
-    def _run(self, shape: _Shape, arena: Tensor, inputs: Sequence[Any]) -> list[Tensor]:
-        addresses, tensors = self._bind(shape, arena, inputs)
-        self._walk(shape, arena, addresses, tensors)
+    def _run(self, shape: _Shape, place: _Place, inputs: Sequence[Any]) -> list[Tensor]:
+        addresses, tensors = self._bind(shape, place.arena, inputs)
+        self._walk(shape, place, addresses, tensors)
         return [tensors[slot] for slot in self.program.outputs]
 
     def _bind(self, shape: _Shape, arena: Tensor, inputs: Sequence[Any]) -> tuple[list[int], dict[int, Tensor]]:
@@ -174,33 +181,33 @@ class Executor:
             addresses[number] = start + layout.offsets[number]
         return addresses, tensors
 
-    def _walk(self, shape: _Shape, arena: Tensor, addresses: list[int], tensors: dict[int, Tensor]) -> None:
-        segment = 0
+    def _walk(self, shape: _Shape, place: _Place, addresses: list[int], tensors: dict[int, Tensor]) -> None:
+        segment, arena = 0, place.arena
         thread_arena = _aligned(arena) + shape.layout.shared_bytes
-        for place, entry in enumerate(self.program.schedule):
+        for number, entry in enumerate(self.program.schedule):
             if isinstance(entry, Segment):
-                shape.calls.run(segment, addresses, thread_arena)
+                place.calls.run(segment, addresses, thread_arena)
                 segment += 1
             else:
                 call = self._library[entry]
                 for slot, value in call(self.program, shape.values, arena, self.weights, addresses, tensors):
                     tensors[slot] = value
                     addresses[slot] = value.data_ptr()
-            for slot in self._last_use[place]:
+            for slot in self._last_use[number]:
                 tensors.pop(slot, None)
 
     def time_segments(self, inputs: Sequence[Any]) -> list[int]:
         """Run a program without library steps once; nanoseconds of each segment."""
         shape = self.shape(inputs)
-        arena = self._arena(shape)
-        addresses, _ = self._bind(shape, arena, inputs)
-        thread_arena = _aligned(arena) + shape.layout.shared_bytes
+        place = self._place(shape)
+        addresses, _ = self._bind(shape, place.arena, inputs)
+        thread_arena = _aligned(place.arena) + shape.layout.shared_bytes
         times = []
         for segment in range(len(self.program.schedule)):
             start = time.perf_counter_ns()
-            shape.calls.run(segment, addresses, thread_arena)
+            place.calls.run(segment, addresses, thread_arena)
             times.append(time.perf_counter_ns() - start)
-        shape.free.append(arena)
+        shape.free.append(place)
         return times
 
     def memory(self, inputs: Sequence[Any]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from adaflex.errors import AdaflexError
+from adaflex.errors import AdaflexError, OptionError
 from adaflex.runtime.layout import Layout
 
 LONG = ctypes.c_long
@@ -36,6 +36,7 @@ class Call(ctypes.Structure):
         ("mode", LONG),
         ("groups", LONG),
         ("item_groups", LONG),
+        ("fault", ctypes.POINTER(ctypes.c_int)),
     )
 
 
@@ -96,6 +97,7 @@ class NativeCalls:
         self._base = (ctypes.c_void_p * count)()
         self._offset = (LONG * count)(*layout.offsets)
         self._row_bytes = (LONG * count)(*layout.row_bytes)
+        self._fault = ctypes.c_int(0)
         self._arrays = []
         self._calls = []
         for windows, group_rows, mode in zip(layout.windows, layout.group_rows, layout.modes, strict=True):
@@ -117,6 +119,7 @@ class NativeCalls:
                     mode=mode.mode,
                     groups=mode.groups,
                     item_groups=mode.item_groups,
+                    fault=ctypes.pointer(self._fault),
                 )
             )
 
@@ -128,3 +131,6 @@ class NativeCalls:
         status = self._kernels.call(segment, ctypes.addressof(call))
         if status != 0:
             raise AdaflexError(f"native segment {segment} refused to run (status {status}); this is a bug, report it")
+        if self._fault.value:
+            self._fault.value = 0
+            raise OptionError("an input holds an index outside of its embedding table; check the ids given")

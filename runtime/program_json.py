@@ -211,6 +211,7 @@ LOAD = record(
         "inner": size,
         "gather": integer(-1, MOST_ITEMS),
         "pitch": size,
+        "choices": size,
         "form": one_of(("", *ITEM_BYTES)),
     },
 )

@@ -50,6 +50,7 @@ class Load:
     inner: Size = 0  # elements along the region's inner axis
     gather: int = -1  # number of the load whose value picks a row of this slot; the address grows by value * pitch
     pitch: Size = 0  # elements between rows that can be picked
+    choices: Size = 0  # how many rows can be picked, a number outside is refused; 0: not checked
     form: str = ""  # read the slot's bytes as this dtype, elements counted in it; "": as the slot says
 
 

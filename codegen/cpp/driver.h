@@ -31,6 +31,7 @@ struct Call {
   long mode;
   long groups;              // of this segment, for this shape
   long item_groups;         // groups a thread takes at a time
+  int* fault;               // set to 1 where a row number lies outside its table
 };
 
 // What one thread works with: its own slot pointers, adjusted so that absolute row numbers index its windows.
@@ -153,6 +154,12 @@ inline int run_segment(const SegmentEntry& segment, const Call* call) {
 }
 
 // ---- helpers of generated bodies ----
+// A row number of a table; outside it the first row is read and the call is refused afterwards.
+AF_INLINE long picked(const Call& c, long row, long rows) {
+  if (__builtin_expect((unsigned long)row < (unsigned long)rows, 1)) return row;
+  __atomic_store_n(c.fault, 1, __ATOMIC_RELAXED);
+  return 0;
+}
 template <class T> AF_INLINE vf ld(const T* p, int n) { return n == 16 ? load(p) : load(p, n); }
 template <class T> AF_INLINE void st(T* p, vf v, int n) { if (n == 16) store(p, v); else store(p, v, n); }
 template <class T> AF_INLINE vf ld1(const T* p) { return set1(hsum(load(p, 1))); }

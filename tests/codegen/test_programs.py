@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,7 @@ def test_outputs_are_fresh_tensors() -> None:
     assert torch.equal(first, kept)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.export's, about the name
 def test_layer_names_never_reach_generated_text() -> None:
     class Hostile(nn.Module):
         def __init__(self) -> None:
@@ -178,9 +180,40 @@ def test_wrong_shape_or_dtype_is_refused() -> None:
     inputs = entry.inputs()
     capture, weights = from_export(entry.model().eval(), inputs)
     runs, _ = program_of(capture, weights, "nothing")
+    runs(*inputs)
     with pytest.raises(OptionError, match="shape"):
         runs(inputs[0][:1])
     with pytest.raises(OptionError, match="float64"):
         runs(inputs[0].double())
     with pytest.raises(OptionError, match="takes 1"):
         runs()
+
+
+def test_an_index_outside_its_table_is_refused() -> None:
+    from adaflex.errors import OptionError
+
+    entry = models.zoo()["sentence"]
+    ids, mask = entry.inputs()
+    capture, weights = from_export(entry.model().eval(), (ids, mask))
+    runs, _ = program_of(capture, weights, "embed8", threads=2)
+    good = runs(ids, mask)[0]
+    bad = ids.clone()
+    bad[0, 0] = 1 << 40
+    with pytest.raises(OptionError, match="index"):
+        runs(bad, mask)
+    assert torch.equal(runs(ids, mask)[0], good)
+
+
+def test_calls_may_run_at_the_same_time() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    entry = models.zoo()["sentence"]
+    capture, weights = from_export(entry.model().eval(), entry.inputs())
+    runs, _ = program_of(capture, weights, "w8a8", threads=2)
+    runs._turns = threading.Semaphore(3)
+    calls = [entry.inputs(seed=seed) for seed in range(6)]
+    wanted = [runs(*inputs)[0] for inputs in calls]
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(5):
+            found = list(pool.map(lambda inputs: runs(*inputs)[0], calls))
+            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
