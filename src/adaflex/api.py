@@ -62,6 +62,12 @@ class ModelPlan:
 
         return explain_site(self.planned, name)
 
+    def pareto(self, over: str = "memory", values: Sequence[float] | int = 10, **keywords: Any) -> list[Plan]:
+        """This table's plans as one budget is swept, the others kept: see ``adaflex.solver.pareto.pareto``."""
+        from adaflex.solver.pareto import pareto
+
+        return pareto(self.table, self.planned.plan.budget, over, values, **keywords)
+
     def to_json(self) -> str:
         """The plan as JSON."""
         return json.dumps(encode(self.planned.plan), indent=1)
