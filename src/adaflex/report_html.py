@@ -40,6 +40,7 @@ def page(planned: Planned) -> str:
 def content(planned: Planned) -> dict[str, Any]:
     """What the template shows."""
     curve = points_of(planned)
+    shown = ("objective:", *(f"{promise.name}:" for promise in planned.verdict.promises))  # in tables of their own
     return {
         "version": __version__,
         "machine": planned.verdict.machine,
@@ -49,7 +50,7 @@ def content(planned: Planned) -> dict[str, Any]:
         "objective": planned.plan.objective,
         "promises": promises(planned),
         "layers": layer_rows(planned),
-        "summary": summary(planned),
+        "summary": [line for line in summary(planned) if not line.startswith(shown)],
         "notes": [(site, text) for site, text in planned.table.notes],
         "memory": memory_maps(planned),
         "curve": curve_svg(curve, planned.table) if curve else "",
