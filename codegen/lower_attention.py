@@ -92,8 +92,6 @@ def lower_attention(lowering: Lowering, node: fx.Node, bf16: bool) -> None:
     )
     rows = times(batch, queries)
     lowering.add(step, StepRows(rows, batch), _reads(lowering, step, q, k, v, mask))
-    if out_kind == "plain" and "bf16" in wanted:
-        lowering.demands[node] = [k for k in wanted if k != "bf16"]
 
 
 def _operand(lowering: Lowering, view: View, kind: str) -> Operand:
@@ -101,9 +99,8 @@ def _operand(lowering: Lowering, view: View, kind: str) -> Operand:
         step, slot = library.clone(lowering, view)
         lowering.add(step, None, (Read(lowering.plain(view.node), False, False),))
         return Operand(slot, contiguous_strides(view.shape))
-    key = (view.node, kind)
-    slot = lowering.stored.get(key)
-    return Operand(lowering.plain(view.node) if slot is None else slot, view.strides, view.offset)
+    stored = lowering.stored.get((view.node, kind))
+    return Operand(lowering.plain(view.node) if stored is None else stored, view.strides, view.offset)
 
 
 def _mask(lowering: Lowering, mask: View, q: View, k: View) -> Operand:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import torch
-
 import sentences
+import torch
 
 SHAPE = (1, 128)  # batch and tokens that latency is compared at
 TIE = 1e-4  # two sentences this close to a query are equally good
@@ -41,42 +42,50 @@ def search(model: Any, tokenizer: Any) -> torch.Tensor:
     return found @ sentences.embed(model, tokenizer, sentences.sentences(500)).T
 
 
-def compare(model: Any, planned: Any, tokenizer: Any) -> None:
-    """The same search by both models, then latency and error against eager and Inductor."""
-    exact, ours = search(model, tokenizer), search(planned, tokenizer)
+def compare(model: Any, planned: Mapping[str, Any], tokenizer: Any) -> None:
+    """The same search by every plan, then latency and error against eager and Inductor."""
+    exact = search(model, tokenizer)
     best = exact.topk(2).values
     clear = (best[:, 0] - best[:, 1]) > TIE
-    same = exact.argmax(1) == ours.argmax(1)
-    print(
-        f"search: top-1 as in fp32 for {int((same & clear).sum())} of {int(clear.sum())} queries"
-        f" ({int((~clear).sum())} ties left out)"
-    )
+    for name, subject in planned.items():
+        same = (exact.argmax(1) == search(subject, tokenizer).argmax(1)) & clear
+        print(
+            f"search, {name}: top-1 as in fp32 for {int(same.sum())} of {int(clear.sum())} queries"
+            f" ({int((~clear).sum())} ties left out)"
+        )
     call = sentences.tokens(tokenizer, sentences.passages(1, seed=9), SHAPE[1])
     wanted = model(**call)
-    subjects = {"eager": model, "Inductor": torch.compile(model, dynamic=False), "AdaFlex": planned}
+    subjects = {"eager": model, "Inductor": torch.compile(model, dynamic=False), **planned}
     base = milliseconds(lambda: model(**call))
     for name, subject in subjects.items():
         error = float((subject(**call) - wanted).norm() / wanted.norm())
-        took = milliseconds(lambda subject=subject: subject(**call))
-        print(f"{name:9} {SHAPE[0]} x {SHAPE[1]}: {took:6.2f} ms ({base / took:4.2f}x eager), error {error:.4f}")
+        took = milliseconds(partial(subject, **call))
+        print(f"{name:20} {SHAPE[0]} x {SHAPE[1]}: {took:6.2f} ms ({base / took:4.2f}x eager), error {error:.4f}")
 
 
 MODEL = sentences.load()
+PAGE = Path("out") / "hello.html"
 
 
 def main() -> None:
-    """Compile, run, compare."""
+    """Plan twice from one set of measurements: no worse than bf16, and within 3 percent; run, compare."""
     model, tokenizer = MODEL
-    start = time.perf_counter()
-    planned = torch.compile(
-        model,
-        backend="adaflex",
-        options={"memory": "40MiB", "loss": 0.02, "calibration": calibration, "report": True},
-    )
+    PAGE.parent.mkdir(exist_ok=True)
+    call = sentences.tokens(tokenizer, sentences.passages(1, seed=9), SHAPE[1])
+    wishes = {
+        "AdaFlex, default": {"memory": "64MiB", "report": True},
+        "AdaFlex, 3 % loss": {"memory": "40MiB", "loss": 0.025, "report": str(PAGE)},
+    }
+    planned = {}
     with torch.no_grad():
-        planned(**sentences.tokens(tokenizer, sentences.passages(1, seed=9), SHAPE[1]))
-        print(f"first call, planning included: {time.perf_counter() - start:.1f} s")
+        for name, wish in wishes.items():
+            start = time.perf_counter()
+            options = {**wish, "calibration": calibration, "on_broken": "warn"}
+            planned[name] = torch.compile(model, backend="adaflex", options=options)
+            planned[name](**call)
+            print(f"{name}: planned in {time.perf_counter() - start:.1f} s, first call included")
         compare(model, planned, tokenizer)
+    print(f"the second plan's page: {PAGE}")
 
 
 if __name__ == "__main__":

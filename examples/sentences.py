@@ -23,14 +23,14 @@ SUBJECTS = (
 ).split("|")
 ACTIONS = (
     "waited three hours for the storm to pass|sold its last loaf before noon|lost the keys to the front door|"
-    "announced a plan to plant ten thousand trees|played the same melody every evening|repaired the broken bridge alone|"
+    "announced a plan to plant trees|played the same melody every evening|repaired the broken bridge alone|"
     "wrote a long letter about the war|discovered a mistake in the annual budget|refused to pay the parking fine|"
     "celebrated its hundredth birthday|measured the coldest winter in fifty years|moved to a smaller house by the sea|"
     "won the regional competition by a single point|borrowed money from the bank to buy a tractor|"
     "forgot to switch off the lights|taught the children how to swim|published the results in a journal|"
     "asked for directions to the railway station|closed the shop because of the flood|painted the ceiling bright blue|"
     "cooked soup for everybody in the street|collected signatures against the motorway|"
-    "learned to bake bread during the holidays|found a wallet full of foreign coins|trained for the marathon in the rain"
+    "learned to bake bread in the holidays|found a wallet full of foreign coins|trained for the marathon in the rain"
 ).split("|")
 QUESTIONS = "who {0}?|tell me about whoever {0}|news: somebody {0}|did anyone hear that someone {0}".split("|")
 
@@ -49,7 +49,7 @@ def queries(count: int, seed: int = 1) -> list[str]:
 
 
 def passages(count: int, seed: int = 2) -> list[str]:
-    """``count`` longer texts, of one to nine sentences: calibration sees many lengths, and other texts than the search."""
+    """``count`` longer texts, of one to nine sentences: many lengths, and other texts than the search's."""
     rng = random.Random(seed)
     made = []
     for _ in range(count):
@@ -110,7 +110,7 @@ def tokens(tokenizer: Any, texts: list[str], length: int | None = None) -> dict[
 
 
 def embed(model: Any, tokenizer: Any, texts: list[str], batch: int = 32, length: int = 32) -> Tensor:
-    """Vectors of all texts, [len(texts), 384]; every batch has the same shape, so that a compiled model has one graph."""
+    """Vectors of all texts, [len(texts), 384]; every batch has the same shape: one graph for a compiled model."""
     made = []
     with torch.no_grad():
         for start in range(0, len(texts), batch):

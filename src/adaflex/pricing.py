@@ -10,6 +10,7 @@ is measured on an empty one. A round that another process disturbed is seen by a
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ from adaflex.runtime.program import Constant, GemmStep, Loop, Part, Phase, Progr
 from adaflex.runtime.region import Load, Op, Region, Store
 from adaflex.solver.table import Encoding
 
+log = logging.getLogger("adaflex.pricing")
+
+PRICES_VERSION = 1  # of kernels and of how they are timed: another one makes kept prices void
 ROUNDS = 9
 DISTURBED = 1.3  # a round whose probe took this many times the best probe's time is left out
 

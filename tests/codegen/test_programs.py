@@ -19,9 +19,8 @@ from adaflex.machine import NEEDS, cpu
 from adaflex.native import compiler
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.export_door import from_export
-from adaflex.passes.menu import Encoded, Machine
+from adaflex.passes.menu import Encoded, Machine, family
 from adaflex.passes.sites import Sites, find_sites
-from adaflex.passes.menu import family
 from adaflex.runtime.execute import Executor
 from adaflex.solver.table import Encoding
 
