@@ -6,18 +6,29 @@ BASE   := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test check fuzz test-pulp4 clean
 demo: $(BASE)
 	$(PY) examples/01_hello.py
 
+# One thread for each worker: two workers with two spinning threads each would wait for one another.
 test: $(DEV)
-	$(PY) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -q -n 2 --dist loadfile
 
 check: $(DEV)
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_walls.py tests/test_wheel.py tests/test_names.py
+
+fuzz: $(DEV)
+	FUZZ=$${FUZZ:-50000} $(PY) -m pytest -n 2 --timeout 0 tests/codegen/test_fuzz_graphs.py tests/codegen/test_evaluate_cpp.py
+
+test-pulp4:
+	@command -v python3.12 >/dev/null || { echo "skipped: PuLP 4 needs Python 3.12"; exit 0; }; \
+	python3.12 -m venv .venv-pulp4 && .venv-pulp4/bin/pip -q install numpy networkx 'pulp>=4,<5' highspy platformdirs \
+	  filelock rich pytest pytest-timeout hypothesis jsonschema && \
+	PYTHONPATH=src .venv-pulp4/bin/python -m pytest -q tests/solver/test_brute_force.py tests/solver/test_shell.py \
+	  tests/solver/test_honest.py
 
 $(BASE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
