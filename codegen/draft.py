@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adaflex.codegen.kernels.call import Call
-from adaflex.runtime.program import Slot, Step
+from adaflex.runtime.program import ITEM_BYTES, Slot, Step
 from adaflex.runtime.region import Size, round_up, times
 from adaflex.solver.table import Encoding
 
@@ -69,6 +69,12 @@ class Draft:
     reads: tuple[tuple[Read, ...], ...]
     ranges: tuple[tuple[int, int], ...]
     hints: tuple[int, ...]
+
+
+def packed_form(encoding: Encoding) -> str:
+    """How a constant names its encoding: never as a plain dtype is named, whose bytes would be counted otherwise."""
+    label = encoding.label()
+    return f"{label}-packed" if label in ITEM_BYTES else label
 
 
 def form_row_bytes(form: str, columns: Size, item: int) -> Size:

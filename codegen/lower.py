@@ -15,7 +15,7 @@ from torch import fx
 
 from adaflex.codegen import library
 from adaflex.codegen.classify import FORMS, Linear, linear_of, op_name, tensor
-from adaflex.codegen.draft import Assignment, ConstantUse, Draft, Read, StepRows, form_row_bytes
+from adaflex.codegen.draft import Assignment, ConstantUse, Draft, Read, StepRows, form_row_bytes, packed_form
 from adaflex.codegen.fuse import Fuser, Unit
 from adaflex.codegen.gather import gather
 from adaflex.codegen.lower_attention import attention_views, lower_attention, products_are_bf16
@@ -197,7 +197,9 @@ class Lowering:
             shape = tuple(int(size) for size in value.shape)
             number = len(self.constants)
             self.constants.append(
-                ConstantUse(weight.name, choice.encoding, transposed, choice.size_bytes, choice.encoding.label(), shape)
+                ConstantUse(
+                    weight.name, choice.encoding, transposed, choice.size_bytes, packed_form(choice.encoding), shape
+                )
             )
             self.stored[key] = self._slot(
                 Slot("constant", "u8", 1, choice.size_bytes, choice.size_bytes, constant=number)

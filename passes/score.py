@@ -10,9 +10,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from torch import fx
+from torch import Tensor, fx
 
 from adaflex.passes.calibration import Calibration, Inputs, Samples, samples
 from adaflex.passes.capture import Capture, Weights
@@ -48,7 +48,7 @@ class Scores:
     loss: Mapping[tuple[str, Encoding], float]
     source: Mapping[tuple[str, Encoding], str]  # "measured", or "estimated" where the time limit cut it
     skip_loss: Mapping[str, float]  # block id -> loss of skipping it
-    bf16_loss: float  # of every site in its bf16 form: what an absent loss budget means
+    bf16_loss: float  # of casting the model to bf16: what an absent loss budget means
     kind: str  # what the loss is: "squared relative error", "KL divergence", ...
     notes: tuple[tuple[str, str], ...]
     encoder: Encoder
@@ -93,10 +93,25 @@ def score(
     run = _Run(encoder, judges[0], cache, deadline, progress)
     run.score_sites()
     run.score_blocks()
-    bf16 = run.remembered("bf16", lambda: joint_loss(encoder, judges[0], encoder.encoded(bf16_plan(sites))))
+    stored = run.remembered("bf16", lambda: joint_loss(encoder, judges[0], encoder.encoded(bf16_plan(sites))))
+    bf16 = max(stored, run.remembered("cast", lambda: cast_loss(capture, weights, judges[0])))
     run.notes += encoder.notes
     held = judges[1] if len(judges) > 1 and not callable(loss) else None
     return Scores(run.loss, run.source, run.skips, bf16, judges[0].kind, tuple(run.notes), encoder, held, judges[0])
+
+
+def cast_loss(capture: Capture, weights: Weights, judge: Judge) -> float:
+    """The loss of the model cast to bf16, weights and activations; 0 where it cannot run so."""
+
+    def narrow(values: Iterable[Any]) -> tuple[Any, ...]:
+        return tuple(v.bfloat16() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values)
+
+    cast = narrow(weights)
+    try:
+        return judge(lambda call: capture.run(cast, narrow(judge.calls[call])))
+    except RuntimeError as fault:  # an op that takes one dtype only: the graph was captured in another
+        log.info("the model does not run in bf16 (%s)", str(fault).splitlines()[0])
+        return 0.0
 
 
 def bf16_plan(sites: Sites) -> dict[str, Encoding]:

@@ -55,7 +55,9 @@ def relaxed(table: CostTable, wish: Wish, excluded: Collection[str]) -> Relaxed:
     budget, first = wish.budget, table.tiers[0].name
     size = np.array([c.cost.size_bytes for c in table.choices], dtype=float)
     home = np.array([c.tier == first for c in table.choices])
-    times = np.array([c.cost.time_ns for c in table.choices], dtype=float).reshape(len(table.choices), -1)
+    times = np.array([c.cost.time_ns for c in table.choices], dtype=float).reshape(
+        len(table.choices), len(table.phases)
+    )
     rows: list[tuple[str, Floats, float]] = []
     caps = [budget.memory_bytes, table.tiers[0].capacity_bytes, dict(budget.tier_bytes).get(first)]
     most = min((cap for cap in caps if cap is not None), default=None)

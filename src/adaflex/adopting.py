@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from adaflex.assembly import assemble, executor
+from adaflex.codegen.draft import packed_form
 from adaflex.codegen.kernels.family import kernel
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.passes.capture import Capture, Weights
@@ -32,7 +33,7 @@ class Decided:
     def encoded(self, site: str, encoding: Encoding, shape: tuple[int, ...]) -> Encoded | None:
         """The site's tensor as this program stores it; None where it does not."""
         for constant in self.program.constants:
-            if constant.name == site and constant.form == encoding.label():
+            if constant.name == site and constant.form == packed_form(encoding):
                 block = self.weights[constant.offset : constant.offset + constant.size_bytes]
                 return kernel(MENU, encoding.family).unpack(block, shape, encoding)
         return None

@@ -15,9 +15,10 @@ from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.encoder import Encoder
 from adaflex.passes.score import Scores
 from adaflex.passes.sites import Sites
-from adaflex.planning import Model, Planned, attempted, budget_of, here_for, judge, model_of, sites_of
+from adaflex.planning import Planned, attempted, budget_of, here_for, judge, sites_of
 from adaflex.saved import Saved, check, digest_of, read
 from adaflex.solver.table import Budget, CostTable
+from adaflex.tabling import Model, model_of
 
 
 def apply_plan(

@@ -6,34 +6,30 @@ In: a ``Capture`` with its weights, calibration calls, ``Options``. Out: ``Plann
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from adaflex.allowed import check_finite, narrowed, pins_of, refuse_early, uniform_plan
-from adaflex.assembly import Assembled, Provider, assemble, executor
+from adaflex.assembly import Assembled, assemble, executor
 from adaflex.codegen.kernels.menu import MENU
-from adaflex.costing import Baseline, Facts, build_table, specs_of, uniform
 from adaflex.errors import BudgetError, PromiseError, TimeLimitError
-from adaflex.machine import cpu, fingerprint, isa, thread_count
+from adaflex.machine import cpu, isa, thread_count
 from adaflex.measuring import latency, loss_of
 from adaflex.native import cache_folder
 from adaflex.options import Options
-from adaflex.passes.calibration import Batch, Calibration, Inputs, Samples, bind, samples
-from adaflex.passes.capture import Capture, Weights, evaluate
-from adaflex.passes.losses import Loss
+from adaflex.passes.calibration import Batch, Calibration
+from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.menu import Machine
 from adaflex.passes.score import Scores, score
 from adaflex.passes.score_cache import ScoreCache, key_of
 from adaflex.passes.sites import Sites, find_sites
-from adaflex.pricing import price
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.verdict import Promise, Verdict
 from adaflex.solver.allocate import allocate
 from adaflex.solver.pins import Pins
 from adaflex.solver.plan import Plan, Status
 from adaflex.solver.table import Budget, CostTable, Encoding
+from adaflex.tabling import Model, Progress, kind_of, measured_table, model_of, most_live, provider_of, silent
 
 log = logging.getLogger("adaflex")
 
@@ -41,19 +37,6 @@ ROUNDS = 3  # corrections of a promise that did not hold
 SAFETY = 0.97  # of what a corrected loss budget would have to be
 SCALE_TOLERANCE = 0.10  # predicted against measured latency
 SECONDS_TO_SOLVE = 30.0
-
-Progress = Callable[[str, int, int], None]  # (what, done, total)
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """What is planned: one graph, its weights and calls."""
-
-    capture: Capture
-    weights: Weights
-    data: Samples
-    timed: Inputs  # the call that latency is measured on
-    same_data: bool  # nothing was held out
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +54,6 @@ class Planned:
     uniform: Plan
     seconds: float
     machine: Machine
-
-
-def kind_of(options: Options) -> Loss:
-    """The loss function as scoring takes it."""
-    given = options.loss_fn
-    return given if callable(given) else "kl" if given == "kl" else "error"
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Progress that goes nowhere."""
 
 
 def plan_model(
@@ -113,7 +86,7 @@ def plan_model(
         deadline=deadline,
         cache=cache_of(model, options),
     )
-    table = _table(model, sites, scores, here, options, progress)
+    table = measured_table(model, sites, scores, here, options, progress)
     left = deadline - time.monotonic() if deadline is not None else SECONDS_TO_SOLVE
     solver = Solver(pins, max(1.0, min(SECONDS_TO_SOLVE, left)))
     return _decide(model, sites, scores, table, options, here, solver, start)
@@ -147,67 +120,11 @@ def sites_of(model: Model, options: Options, here: Machine) -> Sites:
     return sites
 
 
-def model_of(
-    capture: Capture, weights: Weights, data: Calibration, options: Options, timed: Batch | None = None
-) -> Model:
-    """What is planned, its calls bound and checked; ``timed``: the call whose latency counts."""
-    bound = samples(capture, data, whole=callable(options.loss_fn))
-    first = bound.fit[0] if timed is None or any(entry.is_state for entry in capture.inputs) else bind(capture, timed)
-    return Model(capture, weights, bound, first, same_data=not bound.held)
-
-
 def cache_of(model: Model, options: Options) -> ScoreCache | None:
     """Where this model's scores are kept; nowhere for a loss that only the user's function knows."""
     if callable(options.loss_fn):
         return None
     return ScoreCache(cache_folder("scores").parent, key_of(model.capture, model.weights, model.data, options.loss_fn))
-
-
-def rows_of(model: Model, sites: Sites) -> dict[str, int]:
-    """Rows that each site's linears see in the timed call (all uses together)."""
-    values = model.capture.bind_symbols(model.timed)
-    nodes = {node.name: node for node in model.capture.graph.graph.nodes}
-    found = {}
-    for site in sites.sites:
-        total = 0
-        for use in sites.uses[site.id]:
-            shape = [evaluate(size, values) for size in model.capture.sizes(nodes[use])]
-            total += math.prod(shape[:-1])
-        found[site.id] = total
-    return found
-
-
-def _table(
-    model: Model, sites: Sites, scores: Scores, here: Machine, options: Options, progress: Progress
-) -> CostTable:
-    """Price the kernels, time an assembled uniform plan, and put the table together."""
-    rows = rows_of(model, sites)
-    specs = {key: spec for key, spec in specs_of(sites, rows).items() if key in scores.loss}
-    prices = price(sorted(set(specs.values()), key=repr), here, lambda done, total: progress("timing", done, total))
-    encodings = uniform(sites, ("bf16", "embed16"), scores.loss)
-    base = executor(assemble(model.capture, model.weights, sites, encodings, provider_of(scores, encodings)), here)
-    memory = base.memory(model.timed)
-    taken, _ = latency(lambda: base(*model.timed))
-    baseline = Baseline(encodings, memory["weights"], _most_live(base, model), taken)
-    eager, _ = latency(lambda: model.capture.run(model.weights, model.timed))
-    facts = Facts(
-        default_loss=scores.bf16_loss,
-        loss_kind=scores.kind,
-        unchanged_bytes=sum(site.original_bytes for site in sites.sites) + baseline.live_bytes,
-        eager_ns=eager,
-        machine=fingerprint(here.threads),
-        notes=tuple(scores.notes),
-    )
-    return build_table(sites, scores.loss, rows, prices, baseline, facts)
-
-
-def _most_live(base: Executor, model: Model) -> int:
-    """Most arena and library bytes over all sizes seen in calibration."""
-    most = 0
-    for inputs in (*model.data.fit, *model.data.held):
-        memory = base.memory(inputs)
-        most = max(most, memory["arena"] + memory["library"])
-    return most
 
 
 def budget_of(options: Options, table: CostTable) -> Budget:
@@ -290,12 +207,6 @@ def _refuse(plan: Plan) -> None:
         raise TimeLimitError("the time limit ended before any plan was found; raise time_limit")
 
 
-def provider_of(scores: Scores, encodings: Mapping[str, Encoding]) -> Provider:
-    """The tensors of a plan as they were scored."""
-    tensors = scores.tensors(encodings)
-    return lambda site, _: tensors[site]
-
-
 def encodings_of(table: CostTable, plan: Plan) -> dict[str, Encoding]:
     """The encoding of each site under a plan."""
     by_id = {choice.id: choice for choice in table.choices}
@@ -324,7 +235,7 @@ def attempted(
     held = model.data.held or model.data.fit
     measured_loss = loss_of(runs, model.capture, model.weights, model.data, held, kind_of(options))
     taken, spread = latency(lambda: runs(*model.timed))
-    memory = runs.memory(model.timed)["weights"] + _most_live(runs, model)
+    memory = runs.memory(model.timed)["weights"] + most_live(runs, model)
     totals = plan.totals
     assert totals is not None
     limit = asked.loss if asked.loss is not None else plan.budget.loss

@@ -1,0 +1,128 @@
+"""Measures a model into the cost table: what is planned, what its kernels cost here, how much it keeps alive.
+
+In: a ``Capture`` with weights and calls, its sites and scores. Out: ``Model``, and its ``CostTable``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from adaflex.assembly import Provider, assemble, executor, skeleton
+from adaflex.costing import Baseline, Facts, build_table, specs_of, uniform
+from adaflex.machine import fingerprint
+from adaflex.measuring import latency
+from adaflex.options import Options
+from adaflex.passes.calibration import Batch, Calibration, Inputs, Samples, bind, samples
+from adaflex.passes.capture import Capture, Weights, evaluate
+from adaflex.passes.losses import Loss
+from adaflex.passes.menu import Machine
+from adaflex.passes.score import Scores
+from adaflex.passes.sites import Sites
+from adaflex.pricing import price
+from adaflex.runtime.execute import Executor
+from adaflex.runtime.layout import plan_layout
+from adaflex.solver.table import CostTable, Encoding
+
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+
+LEVELS = (("fp32", "embed32"), ("w8a8", "embed8"), ("w8", "embed8"))  # uniform plans whose arenas are laid out
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What is planned: one graph, its weights and calls."""
+
+    capture: Capture
+    weights: Weights
+    data: Samples
+    timed: Inputs  # the call that latency is measured on
+    same_data: bool  # nothing was held out
+
+
+def kind_of(options: Options) -> Loss:
+    """The loss function as scoring takes it."""
+    given = options.loss_fn
+    return given if callable(given) else "kl" if given == "kl" else "error"
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that goes nowhere."""
+
+
+def model_of(
+    capture: Capture, weights: Weights, data: Calibration, options: Options, timed: Batch | None = None
+) -> Model:
+    """What is planned, its calls bound and checked; ``timed``: the call whose latency counts."""
+    bound = samples(capture, data, whole=callable(options.loss_fn))
+    first = bound.fit[0] if timed is None or any(entry.is_state for entry in capture.inputs) else bind(capture, timed)
+    return Model(capture, weights, bound, first, same_data=not bound.held)
+
+
+def rows_of(model: Model, sites: Sites) -> dict[str, int]:
+    """Rows that each site's linears see in the timed call (all uses together)."""
+    values = model.capture.bind_symbols(model.timed)
+    nodes = {node.name: node for node in model.capture.graph.graph.nodes}
+    found = {}
+    for site in sites.sites:
+        total = 0
+        for use in sites.uses[site.id]:
+            shape = [evaluate(size, values) for size in model.capture.sizes(nodes[use])]
+            total += math.prod(shape[:-1])
+        found[site.id] = total
+    return found
+
+
+def provider_of(scores: Scores, encodings: Mapping[str, Encoding]) -> Provider:
+    """The tensors of a plan as they were scored."""
+    tensors = scores.tensors(encodings)
+    return lambda site, _: tensors[site]
+
+
+def measured_table(
+    model: Model, sites: Sites, scores: Scores, here: Machine, options: Options, progress: Progress
+) -> CostTable:
+    """Price the kernels, time an assembled uniform plan, and put the table together."""
+    rows = rows_of(model, sites)
+    specs = {key: spec for key, spec in specs_of(sites, rows).items() if key in scores.loss}
+    prices = price(sorted(set(specs.values()), key=repr), here, lambda done, total: progress("timing", done, total))
+    encodings = uniform(sites, ("bf16", "embed16"), scores.loss)
+    base = executor(assemble(model.capture, model.weights, sites, encodings, provider_of(scores, encodings)), here)
+    memory = base.memory(model.timed)
+    taken, _ = latency(lambda: base(*model.timed))
+    live = max(
+        most_live(base, model), *(_live_of(base, model, sites, uniform(sites, each, scores.loss)) for each in LEVELS)
+    )
+    baseline = Baseline(encodings, memory["weights"], live, taken)
+    eager, _ = latency(lambda: model.capture.run(model.weights, model.timed))
+    facts = Facts(
+        default_loss=scores.bf16_loss,
+        loss_kind=scores.kind,
+        unchanged_bytes=sum(site.original_bytes for site in sites.sites) + baseline.live_bytes,
+        eager_ns=eager,
+        machine=fingerprint(here.threads),
+        notes=tuple(scores.notes),
+    )
+    return build_table(sites, scores.loss, rows, prices, baseline, facts)
+
+
+def most_live(base: Executor, model: Model) -> int:
+    """Most arena and library bytes over all sizes seen in calibration."""
+    most = 0
+    for inputs in (*model.data.fit, *model.data.held):
+        memory = base.memory(inputs)
+        most = max(most, memory["arena"] + memory["library"])
+    return most
+
+
+def _live_of(base: Executor, model: Model, sites: Sites, encodings: Mapping[str, Encoding]) -> int:
+    """The same for another uniform plan, laid out but not built; scratch as the built one needs."""
+    program, _ = skeleton(model.capture, sites, encodings)
+    most = 0
+    for inputs in (*model.data.fit, *model.data.held):
+        values = base.symbols(inputs)
+        scratch = base.kernels.scratch_bytes(tuple(values.get(name, 0) for name in program.symbols))
+        layout = plan_layout(program, values, base.threads, scratch)
+        most = max(most, layout.arena_bytes + layout.library_bytes)
+    return most
