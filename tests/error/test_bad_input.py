@@ -289,6 +289,7 @@ def test_a_compiler_that_fails_or_hangs_is_named_with_its_source(
 def test_ctrl_c_is_exit_code_130() -> None:
     code = (
         "import sys, signal, os, adaflex.planning as p\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job starts with it ignored
         "p.score = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT) or __import__('time').sleep(30)\n"
         f"from adaflex.cli import main; raise SystemExit(main(['plan', '{TINY}:tiny']))"
     )

@@ -96,7 +96,7 @@ def test_single_losses_predict_plans(scored: tuple[Any, Any, Sites, Scores]) -> 
     ratios = sorted(b / a for a, b in zip(predicted, measured, strict=True))
     assert spearman >= 0.9, spearman
     assert 0.7 <= ratios[10] <= 1.4, ratios
-    assert scores.bf16_loss**0.5 < 0.006
+    assert 0.003 < scores.bf16_loss**0.5 < 0.012  # casting weights and activations
 
 
 def test_eight_bits_everywhere(scored: tuple[Any, Any, Sites, Scores], tokens: Any) -> None:
