@@ -183,7 +183,7 @@ class _Run:
         self.skips: dict[str, float] = {}
         self.notes: list[tuple[str, str]] = list(self.sites.notes)
         self.done = 0
-        self.total = sum(map(len, self.sites.offers.values())) + len(self.sites.blocks) + 1
+        self.total = sum(map(len, self.sites.offers.values())) + len(self.sites.blocks) + 2  # and two of bf16
         self.cut = 0
         self.estimator: Estimator | None = None
 
