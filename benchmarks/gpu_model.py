@@ -15,6 +15,7 @@ from adaflex.assembly import assemble
 from adaflex.codegen.kernels.family import kernel
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.codegen.triton_launch import kernels_for
+from adaflex.passes.decision import Decision
 from adaflex.passes.export_door import from_export
 from adaflex.passes.menu import Encoded, Machine
 from adaflex.passes.rewrite import rewrite, run
@@ -74,7 +75,7 @@ def build(family: str, x: Tensor, device: str = "cuda") -> tuple[Callable[[], Te
     def provide(site: str, encoding: Encoding) -> Encoded:
         return chosen[site]
 
-    made = assemble(capture, weights, sites, encodings, provide)
+    made = assemble(capture, weights, sites, Decision(encodings), provide)
     program, constants, kernels = kernels_for(made.program, made.weights, MENU, device, f16=device == "cpu")
     ready = CudaExecutor(program, constants, kernels, device)
     given = x.to(device)

@@ -15,6 +15,7 @@ from adaflex.codegen.draft import packed_form
 from adaflex.codegen.kernels.family import kernel
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Encoded, Machine
 from adaflex.passes.sites import find_sites
 from adaflex.runtime.execute import Executor
@@ -58,4 +59,4 @@ def adopt(earlier: Sequence[Decided], capture: Capture, weights: Weights, here: 
         weight = sites.weight(weights, site).detach().float()
         return kernel(MENU, encoding.family).encode(weight, encoding, None)
 
-    return executor(assemble(capture, weights, sites, known, provide), here, calls)
+    return executor(assemble(capture, weights, sites, Decision(known), provide), here, calls)

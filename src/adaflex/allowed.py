@@ -19,6 +19,7 @@ from adaflex.errors import BudgetError, OptionError
 from adaflex.options import Options
 from adaflex.passes.calibration import Inputs, Samples
 from adaflex.passes.capture import Capture
+from adaflex.passes.decision import Decision
 from adaflex.passes.sites import Sites
 from adaflex.runtime.layout import plan_layout
 from adaflex.runtime.program import Program
@@ -146,7 +147,7 @@ def _rest(capture: Capture, data: Samples, sites: Sites, threads: int) -> tuple[
     """Bytes of constants that are no site, and the most live bytes over all sizes, kernels' scratch left out."""
     every = {(site, encoding): 0.0 for site, offers in sites.offers.items() for encoding in offers}
     encodings = uniform(sites, ("bf16", "embed16"), every)
-    program, total = skeleton(capture, sites, encodings)
+    program, total = skeleton(capture, sites, Decision(encodings))
     decided = sum(
         kernel(MENU, encodings[site.id].family).size_bytes(site.shape, encodings[site.id]) for site in sites.sites
     )

@@ -25,7 +25,7 @@ from adaflex.passes.calibration import Batch, Calibration, calibration, samples
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.export_door import any_sizes, from_export
 from adaflex.passes.menu import Machine
-from adaflex.planning import Planned, encodings_of, plan_model
+from adaflex.planning import Planned, plan_model
 from adaflex.progress import Bars
 from adaflex.report import text_report, write_report
 from adaflex.runtime.execute import Executor
@@ -35,6 +35,7 @@ from adaflex.saved import write
 from adaflex.solver.plan import Plan
 from adaflex.solver.table import CostTable
 from adaflex.solver.table_json import encode
+from adaflex.verifying import decision_of
 
 __all__ = ["ModelPlan", "Program", "compile", "load", "plan", "programs"]
 
@@ -198,7 +199,9 @@ def plan_capture(capture: Capture, weights: Weights, call: Call, options: Option
         data = Calibration([call.batch if call.batch is not None else Batch(tuple(call.inputs), {})])
     scored = None if fits(capture, data) else replace(call, batch=roomiest(data)).recaptured()
     planned = _planned(*(scored or (capture, weights)), data, options, call.batch)
-    decided = Decided(encodings_of(planned.table, planned.plan), planned.assembled.program, planned.assembled.weights)
+    decided = Decided(
+        dict(decision_of(planned.table, planned.plan).encodings), planned.assembled.program, planned.assembled.weights
+    )
     if scored is None:
         return Planning(capture, planned.executor, decided, planned)
     runs = adopt([decided], capture, weights, planned.machine, options.max_concurrency)

@@ -15,10 +15,11 @@ from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.encoder import Encoder
 from adaflex.passes.score import Scores
 from adaflex.passes.sites import Sites
-from adaflex.planning import Planned, attempted, budget_of, here_for, judge, sites_of
+from adaflex.planning import Planned, budget_of, here_for, planned_of, sites_of
 from adaflex.saved import Saved, check, digest_of, read
 from adaflex.solver.table import Budget, CostTable
 from adaflex.tabling import Model, model_of
+from adaflex.verifying import Setting, attempted, judge
 
 
 def apply_plan(
@@ -35,15 +36,11 @@ def apply_plan(
     calls = {str(number): list(inputs) for number, inputs in enumerate(model.data.fit)}
     check(saved, options.plan, weights_digest(model, sites), digest_of(calls), sites.offers)
     table, plan = saved.table, saved.plan
-    scores = _scores(model, sites, table)
+    setting = Setting(model, sites, _scores(model, sites, table), options, here)
     asked = _asked(budget_of(options, table), plan.budget)
-    attempt = attempted(model, sites, scores, table, plan, options, asked, here)
+    attempt = attempted(setting, table, plan, asked, asked.loss if asked.loss is not None else plan.budget.loss)
     judge(attempt.verdict, options)
-    level = uniform_plan(table, plan.budget, None)
-    seconds = time.perf_counter() - start
-    return Planned(
-        model, sites, scores, table, plan, attempt.assembled, attempt.executor, attempt.verdict, level, seconds, here
-    )
+    return planned_of(setting, attempt, uniform_plan(table, plan.budget, None), start)
 
 
 def _asked(given: Budget, planned: Budget) -> Budget:

@@ -1,12 +1,12 @@
 """From a plan's choices to something that runs: lowering, packing, rendering, building, loading.
 
-In: a ``Capture``, its weights and sites, an encoding for each site. Out: ``Assembled`` (program and bytes), and the
+In: a ``Capture``, its weights and sites, a ``Decision``. Out: ``Assembled`` (program and bytes), and the
 ``Executor`` that runs it here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,6 +18,7 @@ from adaflex.codegen.kernels.family import Kernel, kernel
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.codegen.lower import lower
 from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Encoded, Machine
 from adaflex.passes.sites import Sites
 from adaflex.runtime.execute import Executor
@@ -35,11 +36,11 @@ class Assembled:
     weights: Tensor
 
 
-def assignments(capture: Capture, sites: Sites, encodings: Mapping[str, Encoding]) -> dict[str, Assignment]:
+def assignments(capture: Capture, sites: Sites, decision: Decision) -> dict[str, Assignment]:
     """Per placeholder of a decided weight, what lowering needs to know; sites without an encoding keep theirs."""
     found = {}
     for site in sites.sites:
-        encoding = encodings.get(site.id, sites.keep[site.id])
+        encoding = decision.encodings.get(site.id, sites.keep[site.id])
         family: Kernel = kernel(MENU, encoding.family)
         constant, _ = sites.source[site.id]
         shape = site.shape
@@ -52,22 +53,20 @@ def assignments(capture: Capture, sites: Sites, encodings: Mapping[str, Encoding
     return found
 
 
-def draft_of(capture: Capture, sites: Sites, encodings: Mapping[str, Encoding]) -> Draft:
+def draft_of(capture: Capture, sites: Sites, decision: Decision) -> Draft:
     """The lowered, unpacked program of a set of choices."""
-    return lower(capture, assignments(capture, sites, encodings))
+    return lower(capture, assignments(capture, sites, decision))
 
 
-def skeleton(capture: Capture, sites: Sites, encodings: Mapping[str, Encoding]) -> tuple[Program, int]:
+def skeleton(capture: Capture, sites: Sites, decision: Decision) -> tuple[Program, int]:
     """The program of a set of choices without its bytes, and how many bytes its constants take."""
-    program, _, total = place(draft_of(capture, sites, encodings), _names(capture))
+    program, _, total = place(draft_of(capture, sites, decision), _names(capture))
     return program, total
 
 
-def assemble(
-    capture: Capture, weights: Weights, sites: Sites, encodings: Mapping[str, Encoding], provider: Provider
-) -> Assembled:
+def assemble(capture: Capture, weights: Weights, sites: Sites, decision: Decision, provider: Provider) -> Assembled:
     """Lower and pack a set of choices."""
-    draft = draft_of(capture, sites, encodings)
+    draft = draft_of(capture, sites, decision)
     by_node = {constant.node: weight for constant, weight in zip(capture.constants, weights, strict=True)}
     site_of = {capture.constants[sites.source[site.id][0]].node: site.id for site in sites.sites}
 

@@ -5,16 +5,14 @@ In: a ``Capture`` with its weights, calibration calls, ``Options``. Out: ``Plann
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass, replace
 
-from adaflex.allowed import check_finite, narrowed, pins_of, refuse_early, uniform_plan
-from adaflex.assembly import Assembled, assemble, executor
+from adaflex.allowed import check_finite, narrowed, pins_of, refuse_early
+from adaflex.assembly import Assembled
 from adaflex.codegen.kernels.menu import MENU
-from adaflex.errors import BudgetError, PromiseError, TimeLimitError
+from adaflex.deciding import Solver, choose, with_bound_of
 from adaflex.machine import cpu, isa, thread_count
-from adaflex.measuring import latency, loss_of
 from adaflex.native import cache_folder
 from adaflex.options import Options
 from adaflex.passes.calibration import Batch, Calibration
@@ -24,17 +22,14 @@ from adaflex.passes.score import Scores, score
 from adaflex.passes.score_cache import ScoreCache, key_of
 from adaflex.passes.sites import Sites, find_sites
 from adaflex.runtime.execute import Executor
-from adaflex.runtime.verdict import Promise, Verdict
-from adaflex.solver.allocate import allocate
-from adaflex.solver.pins import Pins
-from adaflex.solver.plan import Plan, Status
-from adaflex.solver.table import Budget, CostTable, Encoding
-from adaflex.tabling import Model, Progress, kind_of, measured_table, model_of, most_live, provider_of, silent
-
-log = logging.getLogger("adaflex")
+from adaflex.runtime.verdict import Verdict
+from adaflex.solver.plan import Plan
+from adaflex.solver.table import Budget, CostTable
+from adaflex.tabling import Model, Progress, kind_of, measured_table, model_of, silent
+from adaflex.verifying import Attempt, Setting, attempted, decision_of, judge
 
 ROUNDS = 3  # corrections of a promise that did not hold
-SAFETY = 0.97  # of what a corrected loss budget would have to be
+SAFETY = 0.97  # of what a corrected budget would have to be
 SCALE_TOLERANCE = 0.10  # predicted against measured latency
 SECONDS_TO_SOLVE = 30.0
 
@@ -86,26 +81,10 @@ def plan_model(
         deadline=deadline,
         cache=cache_of(model, options),
     )
+    setting = Setting(model, sites, scores, options, here)
     table = measured_table(model, sites, scores, here, options, progress)
     left = deadline - time.monotonic() if deadline is not None else SECONDS_TO_SOLVE
-    solver = Solver(pins, max(1.0, min(SECONDS_TO_SOLVE, left)))
-    return _decide(model, sites, scores, table, options, here, solver, start)
-
-
-@dataclass(frozen=True)
-class Solver:
-    """How tables are solved: what is pinned, and for how long."""
-
-    pins: Pins | None
-    seconds: float
-
-    def best(self, table: CostTable, budget: Budget) -> Plan:
-        """The plan of a table."""
-        return allocate(table, budget, time_limit_s=self.seconds, pins=self.pins)
-
-    def uniform(self, table: CostTable, budget: Budget) -> Plan:
-        """The best uniform plan."""
-        return uniform_plan(table, budget, self.pins)
+    return _decide(setting, table, Solver(pins, max(1.0, min(SECONDS_TO_SOLVE, left))), start)
 
 
 def here_for(options: Options) -> Machine:
@@ -140,130 +119,62 @@ def budget_of(options: Options, table: CostTable) -> Budget:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Attempt:
-    """A plan as it was assembled and measured."""
-
-    table: CostTable  # that the plan was made from
-    plan: Plan
-    assembled: Assembled
-    executor: Executor
-    verdict: Verdict
-
-
-def _decide(
-    model: Model,
-    sites: Sites,
-    scores: Scores,
-    table: CostTable,
-    options: Options,
-    here: Machine,
-    solver: Solver,
-    start: float,
-) -> Planned:
-    """Solve, assemble, measure; correct what did not hold, a few times; the best uniform plan is a candidate too."""
-    asked = budget_of(options, table)
-    budget = asked
-    first = solver.best(table, budget)
-    plan = first
-    attempt: Attempt | None = None
-    for _ in range(ROUNDS + 1):
-        _refuse(plan)
-        attempt = attempted(model, sites, scores, table, plan, options, asked, here)
-        corrected = _corrected(budget, table, attempt)
+def _decide(setting: Setting, table: CostTable, solver: Solver, start: float) -> Planned:
+    """Choose by measured loss, assemble, measure everything; correct what did not hold, a few times."""
+    asked = budget = budget_of(setting.options, table)
+    true_loss = _TrueLoss(setting.scores)
+    chosen = choose(table, budget, solver, true_loss)
+    first = chosen.first
+    attempt = attempted(setting, table, chosen.plan, asked, first.budget.loss)
+    for _ in range(ROUNDS):
+        corrected = _corrected(budget, attempt)
         if corrected is None:
             break
-        budget, table = corrected
-        following = solver.best(table, budget)
-        if following.status not in ("optimal", "feasible") or following.choices == plan.choices:
+        budget, changed = corrected
+        following = choose(changed, budget, solver, true_loss)
+        if following.plan.choices == attempt.plan.choices:
             break
-        plan = following
-    assert attempt is not None
-    attempt = _with_first_bound(attempt, first)
-    level = solver.uniform(table, budget)
-    if not attempt.verdict.held and level.choices:
-        other = attempted(model, sites, scores, table, level, options, asked, here)
-        attempt = other if other.verdict.held else attempt
-    judge(attempt.verdict, options)
+        plan = with_bound_of(first, following.plan) if changed is table else following.plan
+        attempt = attempted(setting, changed, plan, asked, first.budget.loss)
+    judge(attempt.verdict, setting.options)
+    return planned_of(setting, attempt, chosen.uniform, start)
+
+
+def planned_of(setting: Setting, attempt: Attempt, uniform: Plan, start: float) -> Planned:
+    """Everything about a plan that was attempted and kept; ``start``: when planning began."""
     return Planned(
-        model,
-        sites,
-        scores,
+        setting.model,
+        setting.sites,
+        setting.scores,
         attempt.table,
         attempt.plan,
         attempt.assembled,
         attempt.executor,
         attempt.verdict,
-        level,
+        uniform,
         time.perf_counter() - start,
-        here,
+        setting.here,
     )
 
 
-def _refuse(plan: Plan) -> None:
-    if plan.status == "infeasible":
-        raise BudgetError("no plan meets the budgets: " + "; ".join(plan.reasons))
-    if plan.status == "unknown":
-        raise TimeLimitError("the time limit ended before any plan was found; raise time_limit")
+class _TrueLoss:
+    """The measured loss of a whole plan at reference level; each plan is measured once."""
+
+    def __init__(self, scores: Scores) -> None:
+        self.scores = scores
+        self.known: dict[tuple[tuple[str, str], ...], float] = {}
+
+    def __call__(self, table: CostTable, plan: Plan) -> float:
+        if plan.choices not in self.known:
+            decision = decision_of(table, plan)
+            self.known[plan.choices] = self.scores.plan_loss(decision.encodings, decision.skipped)
+        return self.known[plan.choices]
 
 
-def encodings_of(table: CostTable, plan: Plan) -> dict[str, Encoding]:
-    """The encoding of each site under a plan."""
-    by_id = {choice.id: choice for choice in table.choices}
-    found = {}
-    for site, choice in plan.choices:
-        encoding = by_id[choice].encoding
-        if encoding is not None:
-            found[site] = encoding
-    return found
-
-
-def attempted(
-    model: Model,
-    sites: Sites,
-    scores: Scores,
-    table: CostTable,
-    plan: Plan,
-    options: Options,
-    asked: Budget,
-    here: Machine,
-) -> Attempt:
-    """Assemble a plan and measure what it promised."""
-    encodings = encodings_of(table, plan)
-    made = assemble(model.capture, model.weights, sites, encodings, provider_of(scores, encodings))
-    runs = executor(made, here, options.max_concurrency)
-    held = model.data.held or model.data.fit
-    measured_loss = loss_of(runs, model.capture, model.weights, model.data, held, kind_of(options))
-    taken, spread = latency(lambda: runs(*model.timed))
-    memory = runs.memory(model.timed)["weights"] + most_live(runs, model)
-    totals = plan.totals
-    assert totals is not None
-    limit = asked.loss if asked.loss is not None else plan.budget.loss
-    promises = (
-        Promise("memory", "bytes", asked.memory_bytes, totals.peak_bytes, memory),
-        Promise(
-            "latency", "ns", asked.latency_ns[0] if asked.latency_ns else None, totals.time_ns[0], taken, spread * taken
-        ),
-        Promise("loss", table.loss_kind, limit, totals.loss, measured_loss),
-        *_bits(made, sites, asked, totals.bits_milli),
-    )
-    return Attempt(table, plan, made, runs, Verdict(promises, model.same_data, here_text(here)))
-
-
-def _bits(made: Assembled, sites: Sites, asked: Budget, planned: int) -> tuple[Promise, ...]:
-    """The promise on bits per weight, where one was asked for: stored bytes against original weights."""
-    if asked.bits_milli is None:
-        return ()
-    names = {site.id for site in sites.sites}
-    stored = sum(constant.size_bytes for constant in made.program.constants if constant.name in names)
-    measured = 8 * stored / max(sum(site.weight_count for site in sites.sites), 1)
-    return (Promise("bits", "bits per weight", asked.bits_milli / 1000, planned / 1000, measured),)
-
-
-def _corrected(budget: Budget, table: CostTable, attempt: Attempt) -> tuple[Budget, CostTable] | None:
+def _corrected(budget: Budget, attempt: Attempt) -> tuple[Budget, CostTable] | None:
     """The budget or table that makes up for what did not hold; None where all held."""
     by_name = {promise.name: promise for promise in attempt.verdict.promises}
-    changed = False
+    table, changed = attempt.table, False
     loss, memory, latency_promise = by_name["loss"], by_name["memory"], by_name["latency"]
     if not loss.held and loss.asked and loss.measured:
         now = budget.loss if budget.loss is not None else loss.asked
@@ -278,28 +189,3 @@ def _corrected(budget: Budget, table: CostTable, attempt: Attempt) -> tuple[Budg
         scale = table.time_scale[0] / table.time_scale[1] * ratio
         table, changed = replace(table, time_scale=(int(scale * 10_000), 10_000)), True
     return (budget, table) if changed else None
-
-
-def _with_first_bound(attempt: Attempt, first: Plan) -> Attempt:
-    """The bound printed is that of the user's own problem: the first solve, nothing lowered."""
-    plan = attempt.plan
-    if plan is first or first.bound is None or plan.value is None or plan.objective != first.objective:
-        return attempt
-    gap = abs(plan.value - first.bound) / max(abs(plan.value), 1e-30)
-    status: Status = "optimal" if gap <= 1e-9 else "feasible"
-    return replace(attempt, plan=replace(plan, bound=first.bound, gap=gap, status=status))
-
-
-def judge(verdict: Verdict, options: Options) -> None:
-    """``PromiseError``, or a warning, where a promise did not hold."""
-    if verdict.held:
-        return
-    said = verdict.sentence()
-    if options.on_broken == "error":
-        raise PromiseError(said)
-    log.warning("%s", said)
-
-
-def here_text(here: Machine) -> str:
-    """One line that names the machine."""
-    return f"{here.name}, {here.threads} threads, {here.isa}"

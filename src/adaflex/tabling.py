@@ -16,6 +16,7 @@ from adaflex.measuring import latency
 from adaflex.options import Options
 from adaflex.passes.calibration import Batch, Calibration, Inputs, Samples, bind, samples
 from adaflex.passes.capture import Capture, Weights, evaluate
+from adaflex.passes.decision import Decision
 from adaflex.passes.losses import Loss
 from adaflex.passes.menu import Machine
 from adaflex.passes.score import Scores
@@ -74,9 +75,9 @@ def rows_of(model: Model, sites: Sites) -> dict[str, int]:
     return found
 
 
-def provider_of(scores: Scores, encodings: Mapping[str, Encoding]) -> Provider:
+def provider_of(scores: Scores, decision: Decision) -> Provider:
     """The tensors of a plan as they were scored."""
-    tensors = scores.tensors(encodings)
+    tensors = scores.tensors(decision.encodings)
     return lambda site, _: tensors[site]
 
 
@@ -88,7 +89,8 @@ def measured_table(
     specs = {key: spec for key, spec in specs_of(sites, rows).items() if key in scores.loss}
     prices = price(sorted(set(specs.values()), key=repr), here, lambda done, total: progress("timing", done, total))
     encodings = uniform(sites, ("bf16", "embed16"), scores.loss)
-    base = executor(assemble(model.capture, model.weights, sites, encodings, provider_of(scores, encodings)), here)
+    level = Decision(encodings)
+    base = executor(assemble(model.capture, model.weights, sites, level, provider_of(scores, level)), here)
     memory = base.memory(model.timed)
     taken, _ = latency(lambda: base(*model.timed))
     live = max(
@@ -118,7 +120,7 @@ def most_live(base: Executor, model: Model) -> int:
 
 def _live_of(base: Executor, model: Model, sites: Sites, encodings: Mapping[str, Encoding]) -> int:
     """The same for another uniform plan, laid out but not built; scratch as the built one needs."""
-    program, _ = skeleton(model.capture, sites, encodings)
+    program, _ = skeleton(model.capture, sites, Decision(encodings))
     most = 0
     for inputs in (*model.data.fit, *model.data.held):
         values = base.symbols(inputs)

@@ -18,6 +18,7 @@ from adaflex.codegen.kernels.menu import MENU
 from adaflex.machine import NEEDS, cpu
 from adaflex.native import compiler
 from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.decision import Decision
 from adaflex.passes.export_door import from_export
 from adaflex.passes.menu import Encoded, Machine, family
 from adaflex.passes.sites import Sites, find_sites
@@ -56,7 +57,7 @@ def program_of(
     def provide(site: str, encoding: Encoding) -> Encoded:
         return family(MENU, encoding.family).encode(sites.weight(weights, site).detach().float(), encoding, None)
 
-    runs = executor(assemble(capture, weights, sites, chosen, provide), here)
+    runs = executor(assemble(capture, weights, sites, Decision(chosen), provide), here)
     runs.poison = 0xFF
     return runs, sites
 

@@ -16,6 +16,7 @@ from adaflex.assembly import assemble
 from adaflex.codegen.kernels.family import kernel
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.codegen.triton_launch import kernels_for
+from adaflex.passes.decision import Decision
 from adaflex.passes.export_door import from_export
 from adaflex.passes.menu import Encoded, Machine
 from adaflex.passes.rewrite import rewrite, run
@@ -45,7 +46,7 @@ def executor(entry: Entry, family: str, device: str = "cpu") -> tuple[CudaExecut
         return kernel(MENU, encoding.family).encode(stored, encoding, None)
 
     chosen = {site: provide(site, encoding) for site, encoding in encodings.items()}
-    made = assemble(capture, weights, sites, encodings, lambda site, encoding: chosen[site])
+    made = assemble(capture, weights, sites, Decision(encodings), lambda site, encoding: chosen[site])
     reference = rewrite(capture, sites, MENU, chosen)
     program, constants, kernels = kernels_for(made.program, made.weights, MENU, device, f16=device == "cpu")
     return CudaExecutor(program, constants, kernels, device), partial(run, reference, weights)
