@@ -300,11 +300,12 @@ def _outputs(
             mutations.append(Mutation(value.name, index, target))
             outputs.append(Output(value.name, "mutation", target, None, *_form(value, names)))
         else:
-            outputs.append(_output(value, place, skip, names))
+            outputs.append(output_of(value, place, skip, names))
     return tuple(outputs), tuple(mutations)
 
 
-def _output(value: Any, place: Mapping[fx.Node, int], skip: int, names: Mapping[str, str]) -> Output:
+def output_of(value: Any, place: Mapping[fx.Node, int], skip: int, names: Mapping[str, str]) -> Output:
+    """How an output arises; ``place`` numbers the placeholders, of which the first ``skip`` are constants."""
     if not isinstance(value, fx.Node):
         return Output("", "value", None, value)
     if isinstance(value.meta.get("val"), torch.SymInt):

@@ -6,7 +6,7 @@ value that went around the branch, so the model's own norms stay where they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -53,6 +53,22 @@ def find_blocks(capture: Capture, uses: Mapping[str, Sequence[str]]) -> tuple[Bl
             taken |= set(inside)
             found.append(_block(capture, branch, inside, uses))
     return tuple(found) + _layers(found)
+
+
+def bypass(by_name: dict[str, fx.Node], blocks: Sequence[Block], skipped: Collection[str]) -> None:
+    """Replace the adds of skipped blocks by the operands that go around, in place; KeyError for an unknown block.
+
+    ``by_name`` maps names of the captured graph to nodes, and to what stands for them afterwards. What only the blocks
+    computed is erased, random ops (attention with dropout 0) included.
+    """
+    known = {block.id: block for block in blocks}
+    around = dict(pair for name in skipped for pair in known[name].adds)
+    for name in [each for each in by_name if each in around]:  # in the graph's order: a kept operand may be an add
+        by_name[name].replace_all_uses_with(by_name[around[name]])
+        by_name[name] = by_name[around[name]]
+    if around:
+        graph = next(iter(by_name.values())).graph
+        graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
 
 
 class _Reach:

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.menu import Encoded, Family, Machine, Menu, family
+from adaflex.passes.residuals import bypass
 from adaflex.passes.sites import Sites
 
 __all__ = ["Encoded", "Family", "Machine", "Menu", "Reference", "arguments_of", "rewrite", "run"]
@@ -60,22 +61,19 @@ def rewrite(
         target = f"reference_{number}"
         root.add_submodule(target, Reference(family(menu, encoded.encoding.family), encoded))
         for use in sites.uses[site]:
-            _replace(root, by_name[use], target)
-    blocks = {block.id: block for block in sites.blocks}
-    for name in skipped:
-        for add, kept in blocks[name].adds:
-            by_name[add].replace_all_uses_with(by_name[kept])
-            by_name[add] = by_name[kept]  # the operand that goes around may itself be a skipped add
+            by_name[use] = _replace(root, by_name[use], target)
+    bypass(by_name, sites.blocks, skipped)
     root.graph.eliminate_dead_code()
     root.recompile()
     return root
 
 
-def _replace(root: fx.GraphModule, node: fx.Node, target: str) -> None:
+def _replace(root: fx.GraphModule, node: fx.Node, target: str) -> fx.Node:
     with root.graph.inserting_before(node):
         new = root.graph.call_module(target, arguments_of(node))
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
+    return new
 
 
 def run(graph: fx.GraphModule, weights: Weights, inputs: Sequence[Any]) -> list[Any]:

@@ -1,0 +1,127 @@
+"""The captured model without what a plan leaves out: skipped blocks are gone, with all that only they computed.
+
+In: a ``Capture``, its ``Sites``, a ``Decision``. Out: ``Restructured``: a Capture and Sites of what is left, which
+lowering takes as it takes any other. Inputs, symbols and the number of outputs stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from torch import fx
+
+from adaflex.passes.assemble import output_of
+from adaflex.passes.capture import Capture, Output, Weights
+from adaflex.passes.clean.remove import dead_code
+from adaflex.passes.decision import Decision
+from adaflex.passes.residuals import Block, bypass
+from adaflex.passes.sites import Sites
+
+
+@dataclass(frozen=True, eq=False)
+class Restructured:
+    """A smaller model, and where its constants stand in the one it was made of."""
+
+    capture: Capture
+    sites: Sites
+    places: tuple[int, ...]  # for each constant its index in the original
+
+    def weights(self, weights: Weights) -> Weights:
+        """The tensors of the constants that are left."""
+        return tuple(weights[place] for place in self.places)
+
+
+def restructure(capture: Capture, sites: Sites, decision: Decision) -> Restructured:
+    """The model as the decision shapes it. KeyError for an unknown block."""
+    if not decision.skipped:
+        return Restructured(capture, sites, tuple(range(len(capture.constants))))
+    return without(capture, sites, decision.skipped)
+
+
+def without(capture: Capture, sites: Sites, skipped: Collection[str]) -> Restructured:
+    """The model without these blocks: their adds give what goes around, and what nothing reads any more is dropped."""
+    graph = fx.Graph()
+    made: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(capture.graph.graph, made))
+    by_name = {old.name: new for old, new in made.items()}
+    bypass(by_name, sites.blocks, skipped)
+    places = _drop_constants(capture, graph, by_name)
+    small = _described(capture, graph, places, by_name)
+    return Restructured(small, _sites(sites, skipped, places, by_name), places)
+
+
+def _drop_constants(capture: Capture, graph: fx.Graph, by_name: dict[str, fx.Node]) -> tuple[int, ...]:
+    """Erase the placeholders of constants that nothing reads; the indices of the others."""
+    kept = []
+    for index, constant in enumerate(capture.constants):
+        node = by_name[constant.node]
+        if node.users:
+            kept.append(index)
+        else:
+            graph.erase_node(node)
+    return tuple(kept)
+
+
+def _described(capture: Capture, graph: fx.Graph, places: tuple[int, ...], by_name: dict[str, fx.Node]) -> Capture:
+    """The Capture of a changed copy of a captured graph; ``by_name`` maps the old graph's names to its nodes."""
+    alive = {node: node.name for node in graph.nodes}
+    outputs = _outputs(capture, graph, places)
+    return replace(
+        capture,
+        graph=fx.GraphModule({}, graph),
+        constants=tuple(replace(capture.constants[k], node=by_name[capture.constants[k].node].name) for k in places),
+        inputs=tuple(replace(entry, node=by_name[entry.node].name) for entry in capture.inputs),
+        outputs=outputs,
+        mutations=tuple(replace(each, node=outputs[each.output].node) for each in capture.mutations),
+        prologue=_prologue(capture, places),
+        provenance={alive[by_name[old]]: origin for old, origin in capture.provenance.items() if by_name[old] in alive},
+    )
+
+
+def _outputs(capture: Capture, graph: fx.Graph, places: tuple[int, ...]) -> tuple[Output, ...]:
+    """How each output arises now: one that was a skipped add may have become an input."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    place = {node: index for index, node in enumerate(placeholders)}
+    found = []
+    (values,) = graph.output_node().args
+    assert isinstance(values, list | tuple)
+    for old, value in zip(capture.outputs, values, strict=True):
+        if old.kind == "mutation":
+            assert isinstance(value, fx.Node)
+            found.append(replace(old, node=value.name))
+        else:
+            found.append(output_of(value, place, len(places), capture.symbol_names))
+    return tuple(found)
+
+
+def _prologue(capture: Capture, places: tuple[int, ...]) -> fx.GraphModule:
+    """The prologue that computes only the constants that are left, from the same sources."""
+    graph = fx.Graph()
+    values = graph.graph_copy(capture.prologue.graph, {})
+    assert isinstance(values, list | tuple)
+    graph.output(tuple(values[place] for place in places))
+    dead_code(graph)
+    return fx.GraphModule({}, graph)
+
+
+def _sites(sites: Sites, skipped: Collection[str], places: tuple[int, ...], by_name: dict[str, fx.Node]) -> Sites:
+    """The sites that are left, and the blocks of which something is."""
+    gone = {site for block in sites.blocks if block.id in set(skipped) for site in block.sites}
+    new_place = {old: new for new, old in enumerate(places)}
+    left = [site.id for site in sites.sites if site.id not in gone]
+    siblings = (tuple(name for name in group if name not in gone) for group in sites.siblings)
+    return replace(
+        sites,
+        sites=tuple(site for site in sites.sites if site.id not in gone),
+        offers={name: sites.offers[name] for name in left},
+        uses={name: tuple(by_name[use].name for use in sites.uses[name]) for name in left},
+        blocks=tuple(_moved(block, by_name) for block in sites.blocks if not gone & set(block.sites)),
+        keep={name: sites.keep[name] for name in left},
+        source={name: (new_place[sites.source[name][0]], sites.source[name][1]) for name in left},
+        siblings=tuple(group for group in siblings if len(group) > 1),
+    )
+
+
+def _moved(block: Block, by_name: dict[str, fx.Node]) -> Block:
+    return replace(block, adds=tuple((by_name[add].name, by_name[kept].name) for add, kept in block.adds))
