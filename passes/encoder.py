@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, fx
 
@@ -25,13 +25,33 @@ log = logging.getLogger("adaflex.passes")
 HELD_BYTES = 1 << 30  # of codes held in memory; beyond, tensors are encoded anew when asked for
 
 
-class Encoder:
-    """Encoded weights of one model, by site and encoding."""
+class Store(Protocol):
+    """Where repaired tensors are kept between runs: see passes/encoded_cache.py."""
 
-    def __init__(self, capture: Capture, weights: Weights, sites: Sites, menu: Menu, data: Samples) -> None:
+    def get(self, site: str, encoding: Encoding) -> Encoded | None:
+        """The tensor kept for this choice."""
+
+    def put(self, site: str, encoded: Encoded) -> None:
+        """Keep it."""
+
+
+class Encoder:
+    """Encoded weights of one model, by site and encoding; what plans took is kept in ``store``."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        weights: Weights,
+        sites: Sites,
+        menu: Menu,
+        data: Samples,
+        store: Store | None = None,
+    ) -> None:
         self.capture, self.weights, self.sites, self.menu, self.data = capture, weights, sites, menu, data
+        self.store = store
         self.notes: list[tuple[str, str]] = []
         self._held: dict[tuple[str, Encoding], Encoded] = {}
+        self._stored: set[tuple[str, Encoding]] = set()  # what the store has
         self._bytes = 0
         self._last: tuple[fx.Node, Statistics] | None = None
 
@@ -41,20 +61,33 @@ class Encoder:
 
     def encoded(self, chosen: Mapping[str, Encoding]) -> dict[str, Encoded]:
         """The tensors of a plan, in one pass over the model where statistics are needed."""
-        found = {
-            site: self._held[site, encoding] for site, encoding in chosen.items() if (site, encoding) in self._held
-        }
-        missing = [site for site in chosen if site not in found]
-        plain = [site for site in missing if chosen[site].rounding != "compensated"]
-        for site in plain:
-            found[site] = self._encode(site, chosen[site], None)
+        repaired = {site: encoding for site, encoding in chosen.items() if encoding.rounding == "compensated"}
+        found = {site: self._encode(site, chosen[site], None) for site in chosen if site not in repaired}
+        for site, encoding in repaired.items():
+            kept = self._kept(site, encoding)
+            if kept is not None:
+                found[site] = kept
         cursor: Cursor | None = None
-        rest = set(missing) - set(plain)
+        rest = set(repaired) - set(found)
         for site in sorted(rest, key=lambda each: self._place(each)):
             cursor = cursor or self.cursor(self.data.fit)
             cursor.advance(self.sites.uses[site][0])
             found[site] = self.encode_at(cursor, site, chosen[site])
+        if self.store is not None:
+            for site, encoding in repaired.items() - self._stored:
+                self.store.put(site, found[site])
+                self._stored.add((site, encoding))
         return {site: found[site] for site in chosen}
+
+    def _kept(self, site: str, encoding: Encoding) -> Encoded | None:
+        """The repaired tensor, from memory or from the store."""
+        known = self._held.get((site, encoding))
+        if known is None and self.store is not None:
+            known = self.store.get(site, encoding)
+            if known is not None:
+                self._hold(site, encoding, known)
+                self._stored.add((site, encoding))
+        return known
 
     def _place(self, site: str) -> int:
         names = [node.name for node in self.capture.graph.graph.nodes]
@@ -73,11 +106,15 @@ class Encoder:
     def _encode(self, site: str, encoding: Encoding, gram: Tensor | None) -> Encoded:
         weight = self.sites.weight(self.weights, site).detach().float()
         made = family(self.menu, encoding.family).encode(weight, encoding, gram)
+        if encoding.rounding == "compensated":
+            self._hold(site, encoding, made)
+        return made
+
+    def _hold(self, site: str, encoding: Encoding, made: Encoded) -> None:
         size = sum(part.numel() * part.element_size() for part in made.parts.values())
-        if encoding.rounding == "compensated" and self._bytes + size <= HELD_BYTES:
+        if self._bytes + size <= HELD_BYTES:
             self._held[site, encoding] = made
             self._bytes += size
-        return made
 
     def _gram(self, cursor: Cursor, site: str) -> Tensor | None:
         """Of the linear's input; siblings share one. None, said once, where there are too few rows."""

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from adaflex.passes.calibration import Calibration, Inputs, Samples, samples
 from adaflex.passes.capture import Capture, Weights
-from adaflex.passes.encoder import Encoder
+from adaflex.passes.encoder import Encoder, Store
 from adaflex.passes.estimate import Estimator
 from adaflex.passes.losses import Judge, Loss
 from adaflex.passes.menu import Encoded, Menu, family
@@ -81,14 +81,16 @@ def score(
     progress: Progress | None = None,
     deadline: float | None = None,
     cache: Cache | None = None,
+    store: Store | None = None,
 ) -> Scores:
     """Measure every offer of every site, and every skippable block, on the calibration's fitting part.
 
     ``deadline`` is in ``time.monotonic()`` seconds: what is left then is estimated from one backward pass, and said in
-    ``notes``. Raises CalibrationError where the data does not fit the model or the output cannot be compared.
+    ``notes``; ``cache`` keeps losses, ``store`` the repaired tensors of plans. Raises CalibrationError where the data
+    does not fit the model or the output cannot be compared.
     """
     data = samples(capture, calibration, whole=callable(loss))
-    encoder = Encoder(capture, weights, sites, menu, data)
+    encoder = Encoder(capture, weights, sites, menu, data, store)
     judges = [_judge(capture, weights, data, calls, loss) for calls in (data.fit, data.held) if calls]
     run = _Run(encoder, judges[0], cache, deadline, progress)
     run.score_sites()

@@ -100,7 +100,7 @@ class ScoreCache:
         self.losses[name] = loss
         with FileLock(f"{self.path}.lock", timeout=LOCK_TIMEOUT_S):
             self.losses = self._read() | self.losses
-            _write(self.path, {"key": asdict(self.key), "losses": self.losses})
+            write_json(self.path, {"key": asdict(self.key), "losses": self.losses})
 
     def _read(self) -> dict[str, float]:
         if not self.path.exists():
@@ -124,7 +124,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, float]]:
         raise CacheError(f"score cache entry '{path.name}' is damaged ({error}); delete it") from error
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Whole or not at all: a reader never sees half a file."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:

@@ -17,9 +17,10 @@ from adaflex.native import cache_folder
 from adaflex.options import Options
 from adaflex.passes.calibration import Batch, Calibration
 from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.encoded_cache import EncodedCache
 from adaflex.passes.menu import Machine
 from adaflex.passes.score import Scores, score
-from adaflex.passes.score_cache import ScoreCache, key_of
+from adaflex.passes.score_cache import Key, ScoreCache, key_of
 from adaflex.passes.sites import Sites, find_sites
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.verdict import Verdict
@@ -70,6 +71,7 @@ def plan_model(
     pins = pins_of(sites, options)
     refuse_early(capture, model.data, sites, pins, options)
     deadline = time.monotonic() + options.time_limit if options.time_limit else None
+    key = key_of_scores(model, options)
     scores = score(
         capture,
         weights,
@@ -79,7 +81,8 @@ def plan_model(
         loss=kind_of(options),
         progress=lambda done, total, _: progress("scoring", done, total),
         deadline=deadline,
-        cache=cache_of(model, options),
+        cache=None if key is None else ScoreCache(cache_folder("scores").parent, key),
+        store=None if key is None else EncodedCache(cache_folder("encoded").parent, key),
     )
     setting = Setting(model, sites, scores, options, here)
     table = measured_table(model, sites, scores, here, options, progress)
@@ -99,11 +102,11 @@ def sites_of(model: Model, options: Options, here: Machine) -> Sites:
     return sites
 
 
-def cache_of(model: Model, options: Options) -> ScoreCache | None:
-    """Where this model's scores are kept; nowhere for a loss that only the user's function knows."""
+def key_of_scores(model: Model, options: Options) -> Key | None:
+    """Under what this model's scores are kept; None for a loss that only the user's function knows."""
     if callable(options.loss_fn):
         return None
-    return ScoreCache(cache_folder("scores").parent, key_of(model.capture, model.weights, model.data, options.loss_fn))
+    return key_of(model.capture, model.weights, model.data, options.loss_fn)
 
 
 def budget_of(options: Options, table: CostTable) -> Budget:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from adaflex.assembly import Provider, assemble, executor, skeleton
 from adaflex.costing import Baseline, Facts, build_table, specs_of, uniform
 from adaflex.machine import fingerprint
 from adaflex.measuring import latency
+from adaflex.native import cache_folder
 from adaflex.options import Options
 from adaflex.passes.calibration import Batch, Calibration, Inputs, Samples, bind, samples
 from adaflex.passes.capture import Capture, Weights, evaluate
@@ -21,7 +23,8 @@ from adaflex.passes.losses import Loss
 from adaflex.passes.menu import Machine
 from adaflex.passes.score import Scores
 from adaflex.passes.sites import Sites
-from adaflex.pricing import price
+from adaflex.price_cache import PriceCache
+from adaflex.pricing import Price, Spec, price
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.layout import plan_layout
 from adaflex.solver.table import CostTable, Encoding
@@ -81,13 +84,22 @@ def provider_of(scores: Scores, decision: Decision) -> Provider:
     return lambda site, _: tensors[site]
 
 
+def prices_of(specs: AbstractSet[Spec], here: Machine, progress: Callable[[int, int], None]) -> dict[Spec, Price]:
+    """What each kernel costs here: as kept, the rest measured now."""
+    kept = PriceCache(cache_folder("prices").parent, here)
+    missing = sorted((spec for spec in specs if kept.get(spec) is None), key=repr)
+    found = price(missing, here, progress)
+    kept.put(found)
+    return {spec: found.get(spec) or kept.prices[repr(spec)] for spec in specs}
+
+
 def measured_table(
     model: Model, sites: Sites, scores: Scores, here: Machine, options: Options, progress: Progress
 ) -> CostTable:
     """Price the kernels, time an assembled uniform plan, and put the table together."""
     rows = rows_of(model, sites)
     specs = {key: spec for key, spec in specs_of(sites, rows).items() if key in scores.loss}
-    prices = price(sorted(set(specs.values()), key=repr), here, lambda done, total: progress("timing", done, total))
+    prices = prices_of(set(specs.values()), here, lambda done, total: progress("timing", done, total))
     encodings = uniform(sites, ("bf16", "embed16"), scores.loss)
     level = Decision(encodings)
     base = executor(assemble(model.capture, model.weights, sites, level, provider_of(scores, level)), here)

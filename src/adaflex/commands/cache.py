@@ -15,7 +15,12 @@ from adaflex.settings import settings
 from adaflex.solver.units import show_bytes
 
 HELP = "show or clear measured scores and built kernels"
-PARTS = {"scores": "*.json*", "native": "*"}  # folder of the cache -> its files
+PARTS = {
+    "scores": "*.json*",
+    "encoded": "*.npz",
+    "prices": "*.json*",
+    "native": "*",
+}  # folder of the cache -> its files
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,9 @@ class Part:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
     parser.add_argument("action", nargs="?", choices=("show", "clear"), default="show", help="default show")
-    parser.add_argument("--only", choices=tuple(PARTS), help="measured scores, or built kernels")
+    parser.add_argument(
+        "--only", choices=tuple(PARTS), help="measured losses, repaired tensors, prices, or built kernels"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
