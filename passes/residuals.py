@@ -72,7 +72,7 @@ def bypass(by_name: dict[str, fx.Node], blocks: Sequence[Block], skipped: Collec
 
 
 class _Reach:
-    """Which nodes are computed from which: a bit set over the nodes' order for each."""
+    """Which values are computed from which: a bit set over the nodes' order for each. Sizes carry no values."""
 
     def __init__(self, order: Sequence[fx.Node]) -> None:
         self.order = order
@@ -80,7 +80,7 @@ class _Reach:
         self.below: dict[fx.Node, int] = {}
         for node in reversed(order):
             bits = 1 << self.place[node]
-            for user in node.users:
+            for user in () if _is_size(node) else node.users:
                 bits |= self.below[user]
             self.below[node] = bits
 
@@ -89,9 +89,18 @@ class _Reach:
         return bool(self.below[first] >> self.place[second] & 1)
 
     def between(self, first: fx.Node, last: fx.Node) -> frozenset[fx.Node]:
-        """Nodes computed from ``first`` that ``last`` is computed from, ``last`` included and ``first`` not."""
+        """Nodes computed from ``first`` that ``last`` is computed from, ``last`` included and ``first`` not; and the
+        sizes of these that only they read."""
         span = self.order[self.place[first] + 1 : self.place[last] + 1]
-        return frozenset(node for node in span if self.leads(first, node) and self.leads(node, last))
+        found = {node for node in span if self.leads(first, node) and self.leads(node, last)}
+        for node in reversed(span):
+            if _is_size(node) and found >= set(node.users) and found & set(node.all_input_nodes):
+                found.add(node)
+        return frozenset(found)
+
+
+def _is_size(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.SymInt)
 
 
 def _branch(add: fx.Node, reach: _Reach) -> _Branch | None:

@@ -6,13 +6,14 @@ lowering takes as it takes any other. Inputs, symbols and the number of outputs 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from torch import fx
+from torch import Tensor, fx
 
 from adaflex.passes.assemble import output_of
-from adaflex.passes.capture import Capture, Output, Weights
+from adaflex.passes.capture import Capture, Output, Weights, evaluate
 from adaflex.passes.clean.remove import dead_code
 from adaflex.passes.decision import Decision
 from adaflex.passes.residuals import Block, bypass
@@ -125,3 +126,12 @@ def _sites(sites: Sites, skipped: Collection[str], places: tuple[int, ...], by_n
 
 def _moved(block: Block, by_name: dict[str, fx.Node]) -> Block:
     return replace(block, adds=tuple((by_name[add].name, by_name[kept].name) for add, kept in block.adds))
+
+
+def work_of(capture: Capture, sites: Sites, block: Block, values: Mapping[str, int]) -> int:
+    """Elements that the block's own ops write, its sites' left out, at sizes ``values`` of the symbols."""
+    left = {node.name for node in without(capture, sites, (block.id,)).capture.graph.graph.nodes}
+    own = {use for site in block.sites for use in sites.uses[site]}
+    gone = [n for n in capture.graph.graph.nodes if n.op == "call_function" and n.name not in left | own]
+    tensors = [node for node in gone if isinstance(node.meta.get("val"), Tensor)]
+    return sum(math.prod(evaluate(size, values) for size in capture.sizes(node)) for node in tensors)

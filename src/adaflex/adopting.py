@@ -25,9 +25,9 @@ from adaflex.solver.table import Encoding
 
 @dataclass(frozen=True, eq=False)
 class Decided:
-    """What was planned: the encoding of each site, and the program that holds its bytes."""
+    """What was planned: a decision, and the program that holds its bytes."""
 
-    encodings: dict[str, Encoding]
+    decision: Decision
     program: Program
     weights: Tensor
 
@@ -41,15 +41,18 @@ class Decided:
 
 
 def adopt(earlier: Sequence[Decided], capture: Capture, weights: Weights, here: Machine, calls: int) -> Executor:
-    """A program for ``capture`` in which known sites keep their choices and unknown ones stay as they are.
+    """A program for ``capture`` in which known sites and blocks keep their choices; others stay as they are.
 
     ``calls``: how many calls may run at once.
     """
     sites = find_sites(capture, weights, MENU, here)
     shapes = {site.id: site.shape for site in sites.sites}
+    blocks = {block.id for block in sites.blocks}
     known: dict[str, Encoding] = {}
+    skipped: list[str] = []
     for decided in earlier:
-        known |= {site: encoding for site, encoding in decided.encodings.items() if site in shapes}
+        known |= {site: encoding for site, encoding in decided.decision.encodings.items() if site in shapes}
+        skipped += [name for name in decided.decision.skipped if name in blocks]
 
     def provide(site: str, encoding: Encoding) -> Encoded:
         for decided in earlier:
@@ -59,4 +62,4 @@ def adopt(earlier: Sequence[Decided], capture: Capture, weights: Weights, here: 
         weight = sites.weight(weights, site).detach().float()
         return kernel(MENU, encoding.family).encode(weight, encoding, None)
 
-    return executor(assemble(capture, weights, sites, Decision(known), provide), here, calls)
+    return executor(assemble(capture, weights, sites, Decision(known, tuple(skipped)), provide), here, calls)

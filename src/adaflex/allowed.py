@@ -124,6 +124,8 @@ def refuse_early(capture: Capture, data: Samples, sites: Sites, pins: Pins | Non
     if options.memory is not None:
         fixed, live = _rest(capture, data, sites, options.threads or 1)
         budget = options.memory.resolve(sum(site.original_bytes for site in sites.sites) + live)
+        if sites.blocks:
+            fixed, live = _rest(capture, data, sites, options.threads or 1, [block.id for block in sites.blocks])
         stored = fixed + least
         if stored + live > budget:
             raise BudgetError(
@@ -143,13 +145,16 @@ def _least(table: CostTable, excluded: Collection[str], free: Collection[str]) -
     return sum(size for site, size in sizes.items() if site not in free)
 
 
-def _rest(capture: Capture, data: Samples, sites: Sites, threads: int) -> tuple[int, int]:
+def _rest(capture: Capture, data: Samples, sites: Sites, threads: int, skipped: Sequence[str] = ()) -> tuple[int, int]:
     """Bytes of constants that are no site, and the most live bytes over all sizes, kernels' scratch left out."""
     every = {(site, encoding): 0.0 for site, offers in sites.offers.items() for encoding in offers}
     encodings = uniform(sites, ("bf16", "embed16"), every)
-    program, total = skeleton(capture, sites, Decision(encodings))
+    program, total = skeleton(capture, sites, Decision(encodings, tuple(skipped)))
+    gone = {site for block in sites.blocks if block.id in skipped for site in block.sites}
     decided = sum(
-        kernel(MENU, encodings[site.id].family).size_bytes(site.shape, encodings[site.id]) for site in sites.sites
+        kernel(MENU, encodings[site.id].family).size_bytes(site.shape, encodings[site.id])
+        for site in sites.sites
+        if site.id not in gone
     )
     seen = {tuple(sorted(_values(program, inputs).items())) for inputs in (*data.fit, *data.held)}
     layouts = [plan_layout(program, dict(values), threads, 0) for values in seen]

@@ -6,10 +6,12 @@ In: a ``Capture`` with its weights, calibration calls, ``Options`` with ``plan``
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from adaflex.allowed import uniform_plan
 from adaflex.codegen.kernels.menu import MENU
-from adaflex.options import Options
+from adaflex.errors import OptionError
+from adaflex.options import AXES, Options
 from adaflex.passes.calibration import Batch, Calibration
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.encoder import Encoder
@@ -19,7 +21,7 @@ from adaflex.planning import Planned, budget_of, here_for, planned_of, sites_of
 from adaflex.saved import Saved, check, digest_of, read
 from adaflex.solver.table import Budget, CostTable
 from adaflex.tabling import Model, model_of
-from adaflex.verifying import Setting, attempted, judge
+from adaflex.verifying import Setting, attempted, decision_of, judge
 
 
 def apply_plan(
@@ -32,15 +34,23 @@ def apply_plan(
     saved = read(options.plan)
     here = here_for(options)
     model = model_of(capture, weights, data, options, timed)
-    sites = sites_of(model, options, here)
+    sites = sites_of(model, replace(options, axes=AXES), here)
     calls = {str(number): list(inputs) for number, inputs in enumerate(model.data.fit)}
     check(saved, options.plan, weights_digest(model, sites), digest_of(calls), sites.offers)
+    _check_blocks(saved, options.plan, sites)
     table, plan = saved.table, saved.plan
     setting = Setting(model, sites, _scores(model, sites, table), options, here)
     asked = _asked(budget_of(options, table), plan.budget)
     attempt = attempted(setting, table, plan, asked, asked.loss if asked.loss is not None else plan.budget.loss)
     judge(attempt.verdict, options)
     return planned_of(setting, attempt, uniform_plan(table, plan.budget, None), start)
+
+
+def _check_blocks(saved: Saved, path: str, sites: Sites) -> None:
+    """``OptionError`` where the plan leaves out what this model does not have."""
+    unknown = set(decision_of(saved.table, saved.plan).skipped) - {block.id for block in sites.blocks}
+    if unknown:
+        raise OptionError(f"plan='{path}' leaves out '{min(unknown)}', which is no block of this model; plan again")
 
 
 def _asked(given: Budget, planned: Budget) -> Budget:

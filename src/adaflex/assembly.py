@@ -20,6 +20,7 @@ from adaflex.codegen.lower import lower
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Encoded, Machine
+from adaflex.passes.restructure import restructure
 from adaflex.passes.sites import Sites
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.program import Program
@@ -54,18 +55,21 @@ def assignments(capture: Capture, sites: Sites, decision: Decision) -> dict[str,
 
 
 def draft_of(capture: Capture, sites: Sites, decision: Decision) -> Draft:
-    """The lowered, unpacked program of a set of choices."""
+    """The lowered, unpacked program of a set of choices: of a capture that is already of their structure."""
     return lower(capture, assignments(capture, sites, decision))
 
 
 def skeleton(capture: Capture, sites: Sites, decision: Decision) -> tuple[Program, int]:
     """The program of a set of choices without its bytes, and how many bytes its constants take."""
-    program, _, total = place(draft_of(capture, sites, decision), _names(capture))
+    small = restructure(capture, sites, decision)
+    program, _, total = place(draft_of(small.capture, small.sites, decision), _names(small.capture))
     return program, total
 
 
 def assemble(capture: Capture, weights: Weights, sites: Sites, decision: Decision, provider: Provider) -> Assembled:
     """Lower and pack a set of choices."""
+    small = restructure(capture, sites, decision)
+    capture, sites, weights = small.capture, small.sites, small.weights(weights)
     draft = draft_of(capture, sites, decision)
     by_node = {constant.node: weight for constant, weight in zip(capture.constants, weights, strict=True)}
     site_of = {capture.constants[sites.source[site.id][0]].node: site.id for site in sites.sites}

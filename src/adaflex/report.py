@@ -53,7 +53,7 @@ WORDS = ("layer", "choice", "runner-up")  # columns of text
 
 
 def layer_rows(planned: Planned) -> list[tuple[str, ...]]:
-    """A row per site: choice, bytes, loss, time, runner-up and its price."""
+    """A row per site: choice, bytes, loss, time, runner-up and its price; a choice's cost stands on its first site."""
     others = {entry.site: entry for entry in planned.plan.runners_up}
     unit = 1000 if planned.plan.objective == "latency" else 1
     rows: list[tuple[str, ...]] = []
@@ -61,10 +61,16 @@ def layer_rows(planned: Planned) -> list[tuple[str, ...]]:
         other = others.get(site)
         label = other.choice.partition("|")[2] if other else ""
         price = "" if other is None else "tie" if other.tie else f"{other.price / unit:+.4g}"
-        cost = choice.cost
-        loss = loss_text(planned.table, cost.loss)
-        rows.append((site, choice.label, mib(cost.size_bytes), loss, f"{cost.time_ns[0] / 1000:.1f}", label, price))
+        rows.append((site, choice.label, *_cost_cells(planned.table, choice, site), label, price))
     return rows
+
+
+def _cost_cells(table: CostTable, choice: Choice, site: str) -> tuple[str, str, str]:
+    """Bytes, loss, time; empty where another site's row has them."""
+    if site != choice.sites[0]:
+        return "", "", ""
+    cost = choice.cost
+    return mib(cost.size_bytes), loss_text(table, cost.loss), f"{cost.time_ns[0] / 1000:.1f}"
 
 
 def layers_table(planned: Planned) -> Table:

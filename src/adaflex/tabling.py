@@ -6,7 +6,7 @@ In: a ``Capture`` with weights and calls, its sites and scores. Out: ``Model``, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -27,7 +27,8 @@ from adaflex.price_cache import PriceCache
 from adaflex.pricing import Price, Spec, price
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.layout import plan_layout
-from adaflex.solver.table import CostTable, Encoding
+from adaflex.skipping import Meter, measured, with_skips
+from adaflex.solver.table import CostTable
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 
@@ -106,7 +107,8 @@ def measured_table(
     memory = base.memory(model.timed)
     taken, _ = latency(lambda: base(*model.timed))
     live = max(
-        most_live(base, model), *(_live_of(base, model, sites, uniform(sites, each, scores.loss)) for each in LEVELS)
+        most_live(base, model),
+        *(_live_of(base, model, sites, Decision(uniform(sites, each, scores.loss))) for each in LEVELS),
     )
     baseline = Baseline(encodings, memory["weights"], live, taken)
     eager, _ = latency(lambda: model.capture.run(model.weights, model.timed))
@@ -118,7 +120,22 @@ def measured_table(
         machine=fingerprint(here.threads),
         notes=tuple(scores.notes),
     )
-    return build_table(sites, scores.loss, rows, prices, baseline, facts)
+    table = build_table(sites, scores.loss, rows, prices, baseline, facts)
+    if not scores.skip_loss:
+        return table
+    meter = Meter(
+        model.capture,
+        model.capture.bind_symbols(model.timed),
+        lambda decision: _live_of(base, model, sites, decision),
+        lambda decision: _time_of(model, sites, scores, here, decision),
+    )
+    return with_skips(table, sites, scores.skip_loss, measured(table, sites, encodings, meter))
+
+
+def _time_of(model: Model, sites: Sites, scores: Scores, here: Machine, decision: Decision) -> int:
+    """Nanoseconds of the timed call under a decision."""
+    runs = executor(assemble(model.capture, model.weights, sites, decision, provider_of(scores, decision)), here)
+    return latency(lambda: runs(*model.timed))[0]
 
 
 def most_live(base: Executor, model: Model) -> int:
@@ -130,9 +147,9 @@ def most_live(base: Executor, model: Model) -> int:
     return most
 
 
-def _live_of(base: Executor, model: Model, sites: Sites, encodings: Mapping[str, Encoding]) -> int:
-    """The same for another uniform plan, laid out but not built; scratch as the built one needs."""
-    program, _ = skeleton(model.capture, sites, Decision(encodings))
+def _live_of(base: Executor, model: Model, sites: Sites, decision: Decision) -> int:
+    """The same for another decision, laid out but not built; scratch as the built one needs."""
+    program, _ = skeleton(model.capture, sites, decision)
     most = 0
     for inputs in (*model.data.fit, *model.data.held):
         values = base.symbols(inputs)

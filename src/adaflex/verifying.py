@@ -18,6 +18,7 @@ from adaflex.passes.score import Scores
 from adaflex.passes.sites import Sites
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.verdict import Promise, Verdict
+from adaflex.skipping import block_of
 from adaflex.solver.plan import Plan
 from adaflex.solver.table import Budget, CostTable
 from adaflex.tabling import Model, kind_of, most_live, provider_of
@@ -51,7 +52,10 @@ def decision_of(table: CostTable, plan: Plan) -> Decision:
     """What a plan decides, in the model's own names."""
     by_id = {choice.id: choice for choice in table.choices}
     taken = [(site, by_id[choice]) for site, choice in plan.choices]
-    return Decision({site: choice.encoding for site, choice in taken if choice.encoding is not None})
+    return Decision(
+        {site: choice.encoding for site, choice in taken if choice.encoding is not None},
+        tuple(dict.fromkeys(block_of(choice) for _, choice in taken if choice.axis == "skip")),
+    )
 
 
 def attempted(setting: Setting, table: CostTable, plan: Plan, asked: Budget, most_loss: float | None) -> Attempt:

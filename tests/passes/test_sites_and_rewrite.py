@@ -8,7 +8,7 @@ from torch import nn
 
 from adaflex.codegen.kernels.family import kernel
 from adaflex.codegen.kernels.menu import MENU
-from adaflex.passes.export_door import from_export
+from adaflex.passes.export_door import any_sizes, from_export
 from adaflex.passes.menu import Machine
 from adaflex.passes.rewrite import rewrite, run
 from adaflex.passes.sites import Sites, find_sites
@@ -187,3 +187,16 @@ def test_sites_are_plain_frozen_data(layers) -> None:  # type: ignore[no-untyped
     _, _, sites = layers
     with pytest.raises(dataclasses.FrozenInstanceError):
         sites.sites = ()
+
+
+def test_free_sizes_hide_no_block() -> None:
+    """Sizes read from the input are used in every layer, and are no values that a branch computes."""
+    model, x = nn.Sequential(Layer(), Layer()).eval().requires_grad_(False), torch.randn(2, 5, 64)
+    fixed = sites_of(model, x)[2]
+    capture, weights = from_export(model, (x,), None, any_sizes((x,), None, model))
+    free = find_sites(capture, weights, MENU, MACHINE)
+    assert [block.id for block in free.blocks] == [block.id for block in fixed.blocks]
+    for block in free.blocks:
+        longer = torch.randn(3, 9, 64)
+        (out,) = run(rewrite(capture, free, MENU, {}, (block.id,)), weights, [longer])
+        assert out.shape == longer.shape
