@@ -24,9 +24,19 @@ KINDS = {"error": "squared relative error", "kl": "KL divergence"}
 
 
 class Judge:
-    """Compares outputs with the original's over one fixed set of calls."""
+    """Compares outputs with the original's over one fixed set of calls.
 
-    def __init__(self, capture: Capture, samples: Samples, calls: Sequence[Inputs], loss: Loss) -> None:
+    ``originals`` computes the original outputs when they are first needed: never, where all losses are known already.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        samples: Samples,
+        calls: Sequence[Inputs],
+        loss: Loss,
+        originals: Callable[[], Sequence[Outputs]] | None = None,
+    ) -> None:
         if not callable(loss) and loss not in KINDS:
             raise OptionError(f"loss_fn is '{loss}'; give 'error', 'kl' or a function of (output, batch)")
         self.capture, self.samples, self.calls, self.loss = capture, samples, calls, loss
@@ -38,6 +48,7 @@ class Judge:
             if each.kind not in ("mutation", "value", "constant", "input") and each.dtype is not None
             and each.dtype.is_floating_point
         ]  # fmt: skip
+        self.later = originals
         self.originals: list[list[Any]] = []
         self.baseline = 0.0
 
@@ -51,6 +62,9 @@ class Judge:
 
     def __call__(self, run: Callable[[int], Outputs]) -> float:
         """The loss when call ``i`` gives ``run(i)``; infinite where that is not finite."""
+        if self.later is not None:
+            self.start(self.later())
+            self.later = None
         if callable(self.loss):
             return max(0.0, self._given([run(call) for call in range(len(self.calls))]) - self.baseline)
         total, count = 0.0, 0.0

@@ -165,10 +165,9 @@ def skip_changes(cursor: Cursor, adds: Sequence[tuple[str, str]]) -> dict[fx.Nod
 
 
 def _judge(capture: Capture, weights: Weights, data: Samples, calls: Sequence[Inputs], loss: Loss) -> Judge:
-    judge = Judge(capture, data, calls, loss)
-    if not callable(loss) or calls is data.fit:
-        judge.start([capture.run(weights, inputs) for inputs in calls])
-    return judge
+    wanted = not callable(loss) or calls is data.fit
+    originals = (lambda: [capture.run(weights, inputs) for inputs in calls]) if wanted else None
+    return Judge(capture, data, calls, loss, originals)
 
 
 class _Run:

@@ -62,10 +62,15 @@ def key_of(capture: Capture, weights: Weights, data: Samples, loss: str) -> Key:
     """The key of scoring this model on these samples; ``loss`` names the loss ("error", "kl")."""
     graph = hashlib.sha256(str(capture.graph.graph).encode())
     _digest(graph, weights)
-    calls = hashlib.sha256()
-    for inputs in data.fit:
-        _digest(calls, inputs)
-    return Key(graph.hexdigest(), calls.hexdigest(), loss)
+    return Key(graph.hexdigest(), inputs_digest(data.fit), loss)
+
+
+def inputs_digest(calls: Iterable[Iterable[Any]]) -> str:
+    """Of the inputs of several calls."""
+    digest = hashlib.sha256()
+    for inputs in calls:
+        _digest(digest, inputs)
+    return digest.hexdigest()
 
 
 def _digest(into: Any, values: Iterable[Any]) -> None:

@@ -5,6 +5,8 @@ In: a ``Capture`` with its weights, calibration calls, ``Options``. Out: ``Plann
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from dataclasses import dataclass, replace
 
@@ -15,12 +17,13 @@ from adaflex.deciding import Solver, choose, with_bound_of
 from adaflex.machine import cpu, isa, thread_count
 from adaflex.native import cache_folder
 from adaflex.options import Options
-from adaflex.passes.calibration import Batch, Calibration
+from adaflex.passes.calibration import Batch, Calibration, Samples
 from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.decision import Decision
 from adaflex.passes.encoded_cache import EncodedCache
 from adaflex.passes.menu import Machine
-from adaflex.passes.score import Scores, score
-from adaflex.passes.score_cache import Key, ScoreCache, key_of
+from adaflex.passes.score import Scores, name_of, score
+from adaflex.passes.score_cache import Key, ScoreCache, inputs_digest, key_of
 from adaflex.passes.sites import Sites, find_sites
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.verdict import Verdict
@@ -72,6 +75,7 @@ def plan_model(
     refuse_early(capture, model.data, sites, pins, options)
     deadline = time.monotonic() + options.time_limit if options.time_limit else None
     key = key_of_scores(model, options)
+    cache = None if key is None else ScoreCache(cache_folder("scores").parent, key)
     scores = score(
         capture,
         weights,
@@ -81,13 +85,14 @@ def plan_model(
         loss=kind_of(options),
         progress=lambda done, total, _: progress("scoring", done, total),
         deadline=deadline,
-        cache=None if key is None else ScoreCache(cache_folder("scores").parent, key),
+        cache=cache,
         store=None if key is None else EncodedCache(cache_folder("encoded").parent, key),
     )
     setting = Setting(model, sites, scores, options, here)
     table = measured_table(model, sites, scores, here, options, progress)
     left = deadline - time.monotonic() if deadline is not None else SECONDS_TO_SOLVE
-    return _decide(setting, table, Solver(pins, max(1.0, min(SECONDS_TO_SOLVE, left))), start)
+    solver = Solver(pins, max(1.0, min(SECONDS_TO_SOLVE, left)))
+    return _decide(setting, table, solver, _TrueLoss(scores, cache, model.data), start)
 
 
 def here_for(options: Options) -> Machine:
@@ -122,10 +127,9 @@ def budget_of(options: Options, table: CostTable) -> Budget:
     )
 
 
-def _decide(setting: Setting, table: CostTable, solver: Solver, start: float) -> Planned:
+def _decide(setting: Setting, table: CostTable, solver: Solver, true_loss: _TrueLoss, start: float) -> Planned:
     """Choose by measured loss, assemble, measure everything; correct what did not hold, a few times."""
     asked = budget = budget_of(setting.options, table)
-    true_loss = _TrueLoss(setting.scores)
     chosen = choose(table, budget, solver, true_loss)
     first = chosen.first
     attempt = attempted(setting, table, chosen.plan, asked, first.budget.loss)
@@ -161,17 +165,28 @@ def planned_of(setting: Setting, attempt: Attempt, uniform: Plan, start: float) 
 
 
 class _TrueLoss:
-    """The measured loss of a whole plan at reference level; each plan is measured once."""
+    """The measured loss of a whole plan at reference level; each plan is measured once, and kept."""
 
-    def __init__(self, scores: Scores) -> None:
-        self.scores = scores
+    def __init__(self, scores: Scores, cache: ScoreCache | None, data: Samples) -> None:
+        self.scores, self.cache = scores, cache
+        self.held = inputs_digest(data.held or data.fit)
         self.known: dict[tuple[tuple[str, str], ...], float] = {}
 
     def __call__(self, table: CostTable, plan: Plan) -> float:
         if plan.choices not in self.known:
-            decision = decision_of(table, plan)
-            self.known[plan.choices] = self.scores.plan_loss(decision.encodings, decision.skipped)
+            self.known[plan.choices] = self._kept(decision_of(table, plan))
         return self.known[plan.choices]
+
+    def _kept(self, decision: Decision) -> float:
+        stored = [name_of(site, encoding) for site, encoding in sorted(decision.encodings.items())]
+        text = json.dumps([self.held, stored, sorted(decision.skipped)])
+        name = f"plan {hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        found = self.cache.get(name) if self.cache is not None else None
+        if found is None:
+            found = self.scores.plan_loss(decision.encodings, decision.skipped)
+            if self.cache is not None:
+                self.cache.put(name, found)
+        return found
 
 
 def _corrected(budget: Budget, attempt: Attempt) -> tuple[Budget, CostTable] | None:
