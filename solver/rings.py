@@ -1,7 +1,8 @@
-"""The staging ring as an outer decision: its size is cut into intervals, each solved as a program of its own.
+"""Streaming programs: branch on what the relaxation sees badly, the skips first, then the size of the staging ring.
 
-In: a live program with a ring column. Out: an ``Answer`` for all ring sizes. With the ring nearly fixed its rows are
-plain knapsacks and the solver does well; the bound is the least over all intervals, so nothing is left out.
+In: a live program with a ring column. Out: an ``Answer`` for all skips and ring sizes. Half a skip looks free to the
+relaxation, a whole one leaves the link idle for a block: deciding skips raises the bound most. With the ring nearly
+fixed its rows are plain knapsacks. The bound is the least over all open nodes, so nothing is left out.
 """
 
 from __future__ import annotations
@@ -9,82 +10,189 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from adaflex.solver.model import INFINITE
+from adaflex.solver.model import INFINITE, Program
 from adaflex.solver.neighbourhood import polish
 from adaflex.solver.sift import Run, solve_sifted
 from adaflex.solver.solve import Answer, Duals, Live
 
 FACTORS = (0.0, 0.4, 0.7, 0.85, 0.93, 1.0, 1.08, 1.18, 1.35, 1.7, 2.5)  # of the LP's ring: first cut into intervals
+LEVELS = (1.06, 1.12, 1.2, 1.35, 1.6)  # of the LP's ring: in a little more than it integers fit easily
 NARROW = 0.02  # relative width below which an interval is not cut again
+WHOLE = 1e-5  # a skip this near to 0 or 1 is decided
+
+
+@dataclass(order=True)
+class Node:
+    """A part of the program: some skips held at 0 or 1, the ring between two sizes, and the LP there."""
+
+    bound: float
+    number: int
+    low: float = field(compare=False, default=0.0)
+    high: float = field(compare=False, default=INFINITE)
+    held: tuple[tuple[int, float], ...] = field(compare=False, default=())
+    part: Duals | None = field(compare=False, default=None)
+
+
+@dataclass
+class Tree:
+    """The open nodes and the best plan so far."""
+
+    live: Live
+    run: Run
+    wide: NDArray[np.int64]  # choices over several sites
+    groups: Sequence[Sequence[int]]
+    best: Answer | None = None
+    queue: list[Node] = field(default_factory=list)
+    settled: float = INFINITE  # least bound of nodes that are done
+    counter: Iterator[int] = field(default_factory=itertools.count)
+
+    def push(self, low: float, high: float, held: tuple[tuple[int, float], ...], bound: float = -INFINITE) -> None:
+        """Open a node unless nothing fits in it; one whose LP does not finish keeps its parent's ``bound``."""
+        self.enter(low, high, held)
+        part = self.live.relax(time_limit=max(0.1, self.run.left))
+        if part is not None:
+            heapq.heappush(self.queue, Node(max(bound, part.value), next(self.counter), low, high, held, part))
+        elif not self.live.lp_infeasible():
+            self.settled = min(self.settled, bound)
+
+    def enter(self, low: float, high: float, held: Sequence[tuple[int, float]]) -> None:
+        """Make the live program the one of a node."""
+        fixed = dict(held)
+        self.live.set_bounds(self.live.program.ring, low, high)
+        for column in self.wide:
+            value = fixed.get(int(column))
+            most = float(self.live.program.upper[column])
+            self.live.set_bounds(int(column), value or 0.0, most if value is None else value)
+
+    def offer(self, answer: Answer) -> None:
+        """Keep an answer's plan if it is the best."""
+        if answer.value is not None and (
+            self.best is None or self.best.value is None or answer.value < self.best.value
+        ):
+            self.best = answer
+
+    def settled_by(self, node: Node) -> bool:
+        """Whether nothing open is better than the best plan by more than the gap."""
+        value = self.best.value if self.best is not None else None
+        return value is not None and node.bound >= value - self.run.gap * abs(value)
 
 
 def solve_by_ring(
     live: Live, duals: Duals, run: Run, start: Sequence[int] | None, groups: Sequence[Sequence[int]] = ()
 ) -> Answer:
-    """Branch on the ring's size: lowest bound first, the more promising intervals get the time."""
+    """Lowest bound first: decide its skips, then find a plan there, then cut its ring and solve each interval."""
     begin = time.perf_counter()
-    ring = live.program.ring
-    middle = float(duals.values[ring])
-    if middle <= 0.0:
+    if float(duals.values[live.program.ring]) <= 0.0:
         return solve_sifted(live, duals, run, start)
-    edges = [factor * middle for factor in FACTORS] + [INFINITE]
-    queue: list[tuple[float, float, float]] = []
-    for low, high in itertools.pairwise(edges):
-        relaxed = relax_between(live, ring, low, high)
-        if relaxed is not None:
-            heapq.heappush(queue, (relaxed.value, low, high))
-    best = _first(live, (ring, middle), run, start, groups)
-    settled = INFINITE  # least bound of intervals that are done
-    while queue and run.left > 0.1:
-        bound, low, high = queue[0]
-        if best is not None and best.value is not None and bound >= best.value - run.gap * abs(best.value):
-            break
-        heapq.heappop(queue)
-        part = relax_between(live, ring, low, high)
-        if part is None:
-            continue
-        share = Run(time.perf_counter() + min(run.left, max(0.5, 0.3 * run.left)), 0.5 * run.gap, run.nodes)
-        answer = solve_sifted(live, part, share, _start_within(live, _taken(live, best), low, high))
-        if answer.value is not None and (best is None or best.value is None or answer.value < best.value):
-            best = answer
-        reached = max(bound, answer.bound if answer.bound is not None else -INFINITE)
-        if answer.status == "infeasible":
-            continue
-        if answer.status == "optimal" or high - low <= NARROW * middle or high == INFINITE:
-            settled = min(settled, reached)
-            continue
-        cut = (low + high) / 2 if low > 0 else high * 0.8
-        for a, b in ((low, cut), (cut, high)):
-            half = relax_between(live, ring, a, b)
-            if half is not None:
-                heapq.heappush(queue, (max(reached, half.value), a, b))
-    live.set_bounds(ring, 0.0, INFINITE)
-    return _whole(best, min([settled, *(bound for bound, _, _ in queue)]), run, time.perf_counter() - begin)
+    tree = Tree(live, run, several(live.program), groups)
+    tree.queue.append(Node(duals.value, next(tree.counter), part=duals))
+    patience = time.perf_counter() + 0.25 * run.left
+    looked = False
+    while tree.queue and run.left > 0.1 and not tree.settled_by(tree.queue[0]):
+        node = heapq.heappop(tree.queue)
+        split = undecided(node, tree.wide)
+        if not looked and (split < 0 or time.perf_counter() > patience):
+            looked = True
+            _first(tree, node, start)
+            heapq.heappush(tree.queue, node)
+        elif split >= 0:
+            for value in (0.0, 1.0):
+                tree.push(node.low, node.high, (*node.held, (split, value)), node.bound)
+        elif node.high == INFINITE and node.low == 0.0:
+            assert node.part is not None
+            middle = float(node.part.values[live.program.ring])
+            for low, high in itertools.pairwise([*(factor * middle for factor in FACTORS), INFINITE]):
+                tree.push(low, high, node.held, node.bound)
+        else:
+            _solve_node(tree, node)
+    tree.enter(0.0, INFINITE, ())
+    bound = min([tree.settled, *(node.bound for node in tree.queue)])
+    return _whole(tree.best, bound, run, time.perf_counter() - begin)
 
 
-def _first(
-    live: Live, of: tuple[int, float], run: Run, start: Sequence[int] | None, groups: Sequence[Sequence[int]]
-) -> Answer | None:
-    """A good plan: where the ring is a little larger than the LP's, integers fit easily; then block by block."""
-    ring, middle = of
-    best: Answer | None = None
-    for factor in (1.12, 1.3, 1.6):
-        part = relax_between(live, ring, factor * middle, factor * middle)
-        if part is not None and best is None and run.left > 0.5:
-            share = Run(time.perf_counter() + 0.3 * run.left, max(run.gap, 0.01), run.nodes)
-            answer = solve_sifted(live, part, share)
-            best = answer if answer.value is not None else None
-    live.set_bounds(ring, 0.0, INFINITE)
-    if best is None and start is not None:
-        answer = live.solve(time_limit=1.0, gap=1e6, start=start)
-        best = answer if answer.value is not None else None
-    if best is None:
-        return None
-    return polish(live, best, groups, Run(time.perf_counter() + 0.6 * run.left, run.gap, run.nodes), width=6)
+def several(program: Program) -> NDArray[np.int64]:
+    """The choices that stand in more than one cover row."""
+    count = np.zeros(len(program.units), dtype=np.int64)
+    for row in program.rows:
+        if row.name.startswith("cover "):
+            count[row.columns] += 1
+    return np.nonzero((count > 1) & (program.upper > 0.0))[0]
+
+
+def undecided(node: Node, wide: NDArray[np.int64]) -> int:
+    """The choice over several sites that the node's LP is least sure of; -1 where all are decided."""
+    if node.part is None or not len(wide):
+        return -1
+    values = node.part.values[wide]
+    doubt = np.minimum(values, 1.0 - values)
+    return int(wide[np.argmax(doubt)]) if float(doubt.max()) > WHOLE else -1
+
+
+def _solve_node(tree: Tree, node: Node) -> None:
+    """Solve a node for a share of the time left; cut its ring in two where that did not settle it."""
+    live, run = tree.live, tree.run
+    tree.enter(node.low, node.high, node.held)
+    share = Run(time.perf_counter() + min(run.left, max(0.5, 0.3 * run.left)), 0.5 * run.gap, run.nodes)
+    answer = solve_sifted(live, node.part, share, _start_within(live, node, _taken(live, tree.best)))
+    tree.offer(answer)
+    reached = max(node.bound, answer.bound if answer.bound is not None else -INFINITE)
+    if answer.status == "infeasible":
+        return
+    if answer.status == "optimal" or node.high - node.low <= NARROW * node.high or node.high == INFINITE:
+        tree.settled = min(tree.settled, reached)
+        return
+    cut = (node.low + node.high) / 2 if node.low > 0 else node.high * 0.8
+    for low, high in ((node.low, cut), (cut, node.high)):
+        tree.push(low, high, node.held, reached)
+
+
+def _first(tree: Tree, node: Node, start: Sequence[int] | None) -> None:
+    """A good plan: near the LP with the node's skips and a larger ring; then block by block, all skips free."""
+    live, run = tree.live, tree.run
+    assert node.part is not None
+    middle = float(node.part.values[live.program.ring])
+    for factor in LEVELS:
+        tree.enter(factor * middle, factor * middle, node.held)
+        part = live.relax(time_limit=max(0.1, run.left))
+        if part is None or run.left < 0.5:
+            continue
+        known = tree.best
+        for kept in (2, 5):
+            tree.offer(near(live, part, kept, Run(time.perf_counter() + min(2.0, 0.1 * run.left), 2e-3, run.nodes)))
+            if tree.best is not known:
+                break
+    if tree.best is None and start is not None:
+        tree.enter(0.0, INFINITE, ())
+        tree.offer(live.solve(time_limit=1.0, gap=1e6, start=start))
+    tree.enter(0.0, INFINITE, ())
+    if tree.best is not None:
+        share = replace(run, deadline=time.perf_counter() + 0.75 * run.left)
+        tree.best = polish(live, tree.best, tree.groups, share, width=6)
+
+
+def near(live: Live, part: Duals, kept: int, run: Run) -> Answer:
+    """Hold every site that the LP decides; solve for the others among ``kept`` times the choices it mixes there."""
+    program = live.program
+    values = part.values[: program.choices]
+    reduced = np.maximum(part.reduced[: program.choices], 0.0)
+    free: list[int] = []
+    for row in program.rows:
+        columns = row.columns
+        if row.name.startswith("cover ") and float(values[columns].max()) < 1.0 - WHOLE:
+            ranked = columns[np.argsort(reduced[columns], kind="stable")]
+            free += ranked[: kept * int(np.sum(values[columns] > 1e-9))].tolist()
+    held = np.setdiff1d(np.nonzero(live.high > live.low)[0], np.array(free, dtype=np.int64))
+    low, high, whole = live.low[held], live.high[held], np.round(values[held])
+    live.set_many(held, whole, whole)
+    answer = live.solve(time_limit=run.left, gap=run.gap, nodes=run.nodes)
+    live.set_many(held, low, high)
+    return answer
 
 
 def _taken(live: Live, best: Answer | None) -> list[int] | None:
@@ -103,14 +211,8 @@ def _whole(best: Answer | None, bound: float, run: Run, seconds: float) -> Answe
     return Answer("optimal" if proven else "feasible", best.values, best.value, bound, limit, best.nodes, seconds)
 
 
-def relax_between(live: Live, ring: int, low: float, high: float) -> Duals | None:
-    """The LP with the ring between ``low`` and ``high`` bytes; None where nothing fits."""
-    live.set_bounds(ring, low, high)
-    return live.relax()
-
-
-def _start_within(live: Live, start: Sequence[int] | None, low: float, high: float) -> Sequence[int] | None:
-    """The known plan where its ring lies in the interval."""
+def _start_within(live: Live, node: Node, start: Sequence[int] | None) -> Sequence[int] | None:
+    """The known plan where it lies in the node."""
     if start is None:
         return None
     taken = set(start)
@@ -118,4 +220,5 @@ def _start_within(live: Live, start: Sequence[int] | None, low: float, high: flo
     for row in live.program.rows:
         if row.name.startswith("ring "):
             need = max(need, sum(v for c, v in zip(row.columns, row.values, strict=True) if int(c) in taken))
-    return start if low <= need <= high else None
+    fits = need <= node.high and all((column in taken) == bool(value) for column, value in node.held)
+    return start if fits else None

@@ -37,7 +37,7 @@ class Run:
 def solve_sifted(live: Live, duals: Duals | None, run: Run, start: Sequence[int] | None = None) -> Answer:
     """Solve ``live`` to ``run.gap``; ``duals`` are of this very program (rows may have been lowered since)."""
     program = live.program
-    free = np.nonzero(program.upper[: program.choices] > 0.0)[0]
+    free = np.nonzero(live.high > live.low)[0]
     if duals is None or len(free) <= DIRECT:
         return live.solve(time_limit=run.left, gap=run.gap, start=start, nodes=run.nodes)
     begin = time.perf_counter()
@@ -49,11 +49,12 @@ def solve_sifted(live: Live, duals: Duals | None, run: Run, start: Sequence[int]
     best: Answer | None = None
     while True:
         out = np.setdiff1d(free[reduced[free] > reach], np.array(start or [], dtype=np.int64))
+        ceiling = live.high[out]
         final = len(out) == 0
         live.set_many(out, np.zeros(len(out)), np.zeros(len(out)))
         share = run.left if final or best is not None else 0.5 * run.left
         answer = live.solve(time_limit=share, gap=0.5 * run.gap, start=start, nodes=run.nodes)
-        live.set_many(out, np.zeros(len(out)), program.upper[out])
+        live.set_many(out, np.zeros(len(out)), ceiling)
         known = best.value if best is not None and best.value is not None else INFINITE
         if answer.value is not None and answer.values is not None and answer.value < known:
             best = answer

@@ -91,6 +91,7 @@ class Live:
         self.rows = list(program.rows)
         self.scales = [row_scale(row, program) for row in self.rows]
         self.highs: Any = _new_highs()
+        self.low, self.high = np.zeros(program.choices), program.upper[: program.choices].copy()  # of the choices, now
         self._option("output_flag", False)
         self._option("threads", 1)
         self._option("random_seed", 0)
@@ -153,10 +154,13 @@ class Live:
     def set_bounds(self, column: int, low: float, high: float) -> None:
         """Change the bounds of a column, in natural units."""
         unit = float(self.program.units[column])
+        if column < self.program.choices:
+            self.low[column], self.high[column] = low, high
         self._check(self.highs.changeColBounds(column, low / unit, high / unit), "bounds")
 
     def set_many(self, columns: NDArray[np.int64], low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
         """Change the bounds of many choices at once (their unit is 1)."""
+        self.low[columns], self.high[columns] = low, high
         status = self.highs.changeColsBounds(len(columns), columns.astype(np.int32), low, high)
         self._check(status, "bounds")
 
@@ -226,7 +230,8 @@ class Live:
         from highspy import HighsModelStatus as Model
 
         self._option("solve_relaxation", True)
-        self._option("time_limit", max(0.05, time_limit))  # of this run
+        used = float(self.highs.getRunTime())  # where a basis is reused the limit is of all runs so far
+        self._option("time_limit", used + max(0.05, time_limit))
         self._run()
         if self.highs.getModelStatus() != Model.kOptimal:
             return None
