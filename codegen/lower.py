@@ -103,9 +103,9 @@ class Lowering:
                 self._want_form(parts.x, self.assignments[parts.weight.name].form)
                 others = [parts.bias] if parts.bias is not None else []
             elif unit.kind == "attention":
-                kind = "bf16" if self._bf16(node) else PLAIN
                 for operand in attention_views(node):
-                    self._want(self.views.base_of(operand), kind)
+                    base = self.views.base_of(operand)
+                    self._want(base, "bf16" if self._bf16(node) and self.unpadded(base) else PLAIN)
                 others = [a for a in node.all_input_nodes if a not in attention_views(node)]
             elif op_name(node) == "embedding":
                 others = [node.args[1]]  # type: ignore[list-item]
@@ -137,6 +137,10 @@ class Lowering:
             return True
         width = known(columns)
         return unit.kind in ("linear", "attention") and form == "bf16" and width is not None and width % 32 == 0
+
+    def unpadded(self, base: fx.Node) -> bool:
+        """Do rows of bf16 follow each other without padding, as attention walks them?"""
+        return (known(self._columns(base)) or 1) % 32 == 0
 
     def _bf16(self, node: fx.Node) -> bool:
         return products_are_bf16(node, {n: a.encoding.family for n, a in self.assignments.items()})

@@ -99,7 +99,7 @@ def _operand(lowering: Lowering, view: View, kind: str) -> Operand:
         step, slot = library.clone(lowering, view)
         lowering.add(step, None, (Read(lowering.plain(view.node), False, False),))
         return Operand(slot, contiguous_strides(view.shape))
-    stored = lowering.stored.get((view.node, kind))
+    stored = lowering.stored.get((view.node, kind if lowering.unpadded(view.node) else "plain"))
     return Operand(lowering.plain(view.node) if stored is None else stored, view.strides, view.offset)
 
 

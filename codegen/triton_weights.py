@@ -94,7 +94,11 @@ def without_products(program: Program, weights: Tensor, device: str) -> tuple[Pr
         constants.append(replace(constant, offset=offset))
         offset += len(data) + padding
     whole = torch.cat(pieces) if pieces else weights[:0]
-    return replace(program, constants=tuple(constants)), whole.to(device)
+    slots = tuple(
+        replace(slot, rows=0, columns=0, row_bytes=0) if slot.kind == "constant" and slot.constant in packed else slot
+        for slot in program.slots
+    )
+    return replace(program, constants=tuple(constants), slots=slots), whole.to(device)
 
 
 def activations(memory: Tensor, slot: Slot, rows: int, columns: int, values: Mapping[str, int]) -> Tensor:

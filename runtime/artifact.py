@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adaflex.errors import ArtifactError
-from adaflex.runtime.artifact_check import check_program
+from adaflex.runtime.artifact_check import KernelLibrary, check_program
 from adaflex.runtime.artifact_file import (
     MOST_FILE,
     PREAMBLE,
@@ -38,6 +38,7 @@ from adaflex.runtime.artifact_file import (
     write_preamble,
 )
 from adaflex.runtime.artifact_json import dumps, loads
+from adaflex.runtime.bounds import check_bounds
 from adaflex.runtime.program import FORMAT_VERSION, Program
 from adaflex.runtime.program_json import from_plain, integer, many, one_of, record, text, to_plain
 
@@ -144,10 +145,10 @@ def _end(sections: list[Section]) -> int:
     return sections[-1].offset + sections[-1].size_bytes
 
 
-def read(path: Path | str, headers: Collection[str], trust: str | bool | None = None) -> Artifact:
+def read(path: Path | str, library: KernelLibrary, trust: str | bool | None = None) -> Artifact:
     """Read a file. Nothing of it is run; the file is opened once, and all that is returned comes from that opening.
 
-    ``headers``: file names of the kernel library, the only ones a product may name. ``trust``: True, or the
+    ``library``: the only kernels a program may name, and what they read. ``trust``: True, or the
     "sha256:..." of the very file, to be given the built kernels inside. Raises ``ArtifactError`` where anything is
     damaged, from another version, or not what AdaFlex writes; the order of checks is in docs/artifact.md.
     """
@@ -166,7 +167,9 @@ def read(path: Path | str, headers: Collection[str], trust: str | bool | None = 
     native = many(_SECTION, 64)(value["native"], "native")
     _check_sections(start, len(mapped), [weights, *native], path)
     content = mapped[start : start + weights.size_bytes]
-    check_program(program, weights.size_bytes, headers)
+    check_program(program, weights.size_bytes, library)
+    if all(hint > 0 for hint in program.hints) and len(program.hints) == len(program.symbols):
+        check_bounds(program, dict(zip(program.symbols, program.hints, strict=True)))
     check_constants(program, content)
     _check_padding(mapped, start, [weights, *native], path)
     digest = f"sha256:{preamble.digest.hex()}"

@@ -1,6 +1,6 @@
 """Checks that a program read from a file refers only to what exists and calls only what may be called.
 
-In: a ``Program`` of the right schema, the bytes of its constants, the kernel library's headers. Out: nothing, or
+In: a ``Program`` of the right schema, the bytes of its constants, what the kernel library holds. Out: nothing, or
 ``ArtifactError`` naming the first fault. Whether reads stay inside their slots depends on sizes: see runtime/bounds.py.
 """
 
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
 from adaflex.errors import ArtifactError
-from adaflex.runtime.layout import touched
+from adaflex.runtime.layout import read, touched, written
 from adaflex.runtime.library import resolve
 from adaflex.runtime.program import (
     ITEM_BYTES,
@@ -41,8 +42,23 @@ ARITY = {
 }
 
 
-def check_program(program: Program, weight_bytes: int, headers: Collection[str]) -> None:
-    """Raise ``ArtifactError`` where the program is not sound; ``headers`` are the kernel library's file names."""
+NATIVE_FORMS = ("f32", "bf16", "f16", "i64", "i32", "i8", "u8", "bool")  # that generated code loads and stores
+FLOATS = ("f32", "bf16", "f16")
+
+# (function, N, K) -> (activation form, ((part, bytes), ...)), None where the library has no such product
+Products = Callable[[str, int, int], tuple[str, tuple[tuple[str, int], ...]] | None]
+
+
+@dataclass(frozen=True)
+class KernelLibrary:
+    """What programs may call: file names of the library's headers, and what each product reads."""
+
+    headers: Collection[str]
+    product: Products
+
+
+def check_program(program: Program, weight_bytes: int, library: KernelLibrary) -> None:
+    """Raise ``ArtifactError`` where the program is not sound."""
     _check_tables(program)
     _check_constants(program, weight_bytes)
     for number in range(len(program.slots)):
@@ -54,13 +70,14 @@ def check_program(program: Program, weight_bytes: int, headers: Collection[str])
         _check_written(program, step, where)
         if isinstance(step, RowStep):
             _check_region(step.region, where, template=False)
+            _check_forms(program, step.region, where, NATIVE_FORMS)
         elif isinstance(step, GemmStep):
-            _check_gemm(program, step, where, headers)
+            _check_gemm(program, step, where, library)
         elif isinstance(step, AttentionStep):
-            _check_attention(step, where)
+            _check_attention(program, step, where)
         else:
-            _check_library(step, where)
-    _check_schedule(program)
+            _check_library(program, step, where)
+    _check_order(program, _check_schedule(program))
     for name in _symbols_used(program):
         if name not in program.symbols:
             raise ArtifactError(
@@ -139,13 +156,8 @@ def _check_slot(program: Program, number: int) -> None:
 
 def _check_written(program: Program, step: Step, where: str) -> None:
     """Native steps write to memory of our own and outputs; library steps return tensors; nobody writes the rest."""
-    if isinstance(step, LibraryStep):
-        slots, kinds = tuple(slot for slot in step.outputs if slot >= 0), ["value"]
-    elif isinstance(step, AttentionStep):
-        slots, kinds = (step.out.slot,), ["local", "output"]
-    else:
-        slots, kinds = tuple(store.slot for store in step.region.stores), ["local", "output"]
-    for slot in slots:
+    kinds = ("value",) if isinstance(step, LibraryStep) else ("local", "output")
+    for slot in written(step):
         if program.slots[slot].kind not in kinds:
             raise _fail(f"{where} writes to slot {slot}, which is of kind '{program.slots[slot].kind}'")
 
@@ -171,41 +183,74 @@ def _check_region(region: Region, where: str, template: bool) -> None:
             raise _fail(f"a load of {where} has {len(load.strides)} strides over {len(region.dims)} axes")
         if load.gather >= 0 and region.loads[load.gather].gather >= 0:
             raise _fail(f"a load of {where} picks its rows by a load that picks its rows")
+        if load.inner != 0 and region.inner == 1:
+            raise _fail(f"a load of {where} walks an inner axis, and there is none")
         if load.gather >= 0 and load.choices == 0:
             raise _fail(f"a load of {where} picks rows without saying how many there are")
     for store in region.stores:
         _in_range(store.value, len(region.ops), f"a store of {where}")
 
 
-def _check_gemm(program: Program, step: GemmStep, where: str, headers: Collection[str]) -> None:
+def _check_forms(program: Program, region: Region, where: str, stored: Collection[str]) -> None:
+    """Generated code reads and writes the dtypes it has words for; row steps also write activation forms."""
+    for load in region.loads:
+        form = program.slots[load.slot].form
+        if form not in NATIVE_FORMS or (load.form or form) not in NATIVE_FORMS:
+            raise _fail(f"{where} reads slot {load.slot}, which holds '{form}', as '{load.form or form}'")
+    for store in region.stores:
+        form = program.slots[store.slot].form
+        if form not in stored and (stored is FLOATS or form in ITEM_BYTES):
+            raise _fail(f"{where} writes to slot {store.slot}, which holds '{form}'")
+
+
+def _check_gemm(program: Program, step: GemmStep, where: str, library: KernelLibrary) -> None:
     if not FUNCTION.fullmatch(step.function):
         raise _fail(f"{where} calls '{step.function:.60}', which is no name of a kernel")
-    if not HEADER.fullmatch(step.header) or step.header not in headers:
+    if not HEADER.fullmatch(step.header) or step.header not in library.headers:
         raise ArtifactError(f"{where} needs the kernel file '{step.header:.60}', which this AdaFlex lacks; update it")
-    slot = program.slots[step.weight]
+    reads = library.product(step.function, step.n, step.k)
+    if reads is None:
+        raise ArtifactError(f"{where} needs the kernel '{step.function}', which this AdaFlex lacks; update it")
+    slot, form = program.slots[step.weight], program.slots[step.a].form
     if slot.kind != "constant":
         raise _fail(f"the weight of {where} is no constant")
-    held = program.constants[slot.constant].size_bytes
-    for part in step.parts:
-        if part.offset % ALIGNMENT or part.offset >= held:
-            raise _fail(f"part '{part.name:.20}' of {where} begins at byte {part.offset} of {held}, or is not aligned")
+    if form.partition("-")[0] != reads[0]:
+        raise _fail(f"{where} multiplies slot {step.a}, which holds '{form}', and its kernel reads '{reads[0]}'")
+    held = int(slot.rows) * int(slot.row_bytes)  # type: ignore[arg-type]  # fixed and within its constant: _check_slot
+    if [part.name for part in step.parts] != [name for name, _ in reads[1]]:
+        raise _fail(f"{where} gives its kernel other parts than it takes")
+    for part, (_, size) in zip(step.parts, reads[1], strict=True):
+        if part.offset % ALIGNMENT or part.offset + size > held:
+            raise _fail(
+                f"part '{part.name:.20}' of {where} begins at byte {part.offset} of {held}, or is not aligned; "
+                f"{size} bytes of it are read"
+            )
     _check_region(step.region, where, template=True)
+    _check_forms(program, step.region, where, FLOATS)
 
 
-def _check_attention(step: AttentionStep, where: str) -> None:
+def _check_attention(program: Program, step: AttentionStep, where: str) -> None:
     given = [step.q, step.k, step.v, step.out, *([step.mask] if step.mask is not None else [])]
     if any(len(operand.strides) != 4 for operand in given):
         raise _fail(f"an operand of {where} does not have four axes")
+    for operand in given:
+        form = program.slots[operand.slot].form
+        if form not in FLOATS and (operand is not step.mask or form != "bool"):
+            raise _fail(f"an operand of {where} lies in slot {operand.slot}, which holds '{form}'")
 
 
-def _check_library(step: LibraryStep, where: str) -> None:
+def _check_library(program: Program, step: LibraryStep, where: str) -> None:
     resolve(step.op)
     for argument in arguments(step):
         needs_slot = argument.kind == "slot"
         if needs_slot != (argument.slot >= 0):
             raise _fail(f"an argument of {where} of kind '{argument.kind}' names slot {argument.slot}")
-        if argument.view is not None and len(argument.view.strides) != len(argument.shape):
-            raise _fail(f"a view of {where} does not have one stride per size")
+        if needs_slot and program.slots[argument.slot].form not in ITEM_BYTES:
+            raise _fail(f"{where} takes slot {argument.slot}, which holds no tensor")
+        if argument.view is None:
+            continue
+        if len(argument.view.strides) != len(argument.shape) or argument.view.slot != argument.slot:
+            raise _fail(f"a view of {where} does not have one stride per size, or is of another slot")
 
 
 def arguments(step: LibraryStep) -> Iterator[Argument]:
@@ -217,7 +262,27 @@ def arguments(step: LibraryStep) -> Iterator[Argument]:
         yield argument
 
 
-def _check_schedule(program: Program) -> None:
+def _check_order(program: Program, order: list[int]) -> None:
+    """What a step reads was given or written before it."""
+    given = {slot for slot in program.inputs if slot >= 0}
+    known = {number for number, slot in enumerate(program.slots) if slot.kind == "constant"} | given
+    for number in order:
+        step = program.steps[number]
+        made = written(step)
+        for slot in read(step):
+            if slot not in known:
+                raise _fail(f"step {number} reads slot {slot}, which nothing before it has written")
+        for slot in made:
+            if program.slots[slot].kind == "output" and slot not in program.outputs:
+                raise _fail(f"step {number} writes to slot {slot}, which is no output of the program")
+            known.add(slot)
+    for slot in program.outputs:
+        if slot not in known:
+            raise _fail(f"slot {slot} is an output and no step writes to it")
+
+
+def _check_schedule(program: Program) -> list[int]:
+    """The steps in the order in which they run."""
     seen: list[int] = []
     for place, entry in enumerate(program.schedule):
         library = isinstance(entry, int)
@@ -231,6 +296,7 @@ def _check_schedule(program: Program) -> None:
         seen += steps
     if sorted(seen) != list(range(len(program.steps))):
         raise _fail("the schedule does not run every step exactly once")
+    return seen
 
 
 def _symbols_used(program: Program) -> set[str]:
@@ -273,4 +339,4 @@ def _operand_sizes(operand: Operand | None) -> Iterator[Size]:
 def _region_sizes(region: Region) -> Iterator[Size]:
     yield from (*region.dims, region.columns, region.inner)
     for load in region.loads:
-        yield from (*load.strides, load.column, load.offset, load.inner, load.pitch)
+        yield from (*load.strides, load.column, load.offset, load.inner, load.pitch, load.choices)

@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adaflex.errors import OptionError
+from adaflex.runtime.bounds import check_bounds
+from adaflex.runtime.inputs import check_inputs, sizes_of
 from adaflex.runtime.layout import Layout, plan_layout, touched
 from adaflex.runtime.library import DTYPES, LibraryCall, prepare
 from adaflex.runtime.program import Argument, AttentionStep, LibraryStep, Loop, Operand, Phase, Program, Segment
@@ -97,7 +99,7 @@ class CudaExecutor:
         self, program: Program, weights: Tensor, kernels: DeviceKernels, device: str, max_concurrency: int = 1
     ) -> None:
         """``weights``: the constants' bytes, uint8, on ``device``; ``program`` may be any: it is made a device's."""
-        self.program = device_program(program, device)
+        self._given, self.program = program, device_program(program, device)
         self.weights, self.kernels, self.device = weights, kernels, torch.device(device)
         self._is_cuda = self.device.type == "cuda"
         self._shapes: dict[tuple[int, ...], _Shape] = {}
@@ -125,15 +127,13 @@ class CudaExecutor:
 
     # ---- sizes ----
     def _shape(self, inputs: Sequence[Any]) -> _Shape:
-        values = {}
-        for name, (index, axis) in zip(self.program.symbols, self.program.sources, strict=True):
-            if index >= 0:
-                values[name] = int(inputs[index]) if axis < 0 else inputs[index].shape[axis]
-        key = tuple(values.get(name, 0) for name in self.program.symbols)
+        values = sizes_of(self.program, inputs)
+        key = tuple(values.values())
         with self._lock:
             if key not in self._shapes:
+                check_bounds(self._given, values)
                 self._check(values, inputs)
-                self._shapes[key] = self._plan(dict(zip(self.program.symbols, key, strict=True)))
+                self._shapes[key] = self._plan(values)
             else:
                 self._check(values, inputs)
         return self._shapes[key]
@@ -150,17 +150,9 @@ class CudaExecutor:
         return [n for n in self._order if not isinstance(self.program.steps[n], LibraryStep | AttentionStep)]
 
     def _check(self, values: Mapping[str, int], inputs: Sequence[Any]) -> None:
-        for place, (slot, given) in enumerate(zip(self.program.inputs, inputs, strict=True)):
-            if slot < 0:
-                continue
-            name = self.program.input_names[place]
-            wanted = tuple(evaluate(size, values) for size in self.program.slots[slot].shape)
-            dtype = DTYPES[self.program.slots[slot].form]
-            if tuple(given.shape) != wanted or given.dtype != dtype:
-                raise OptionError(
-                    f"input '{name}' is {given.dtype} {tuple(given.shape)}; this program takes {dtype} {wanted}"
-                )
-            if given.device.type != self.device.type:
+        check_inputs(self.program, values, inputs)
+        for name, slot, given in zip(self.program.input_names, self.program.inputs, inputs, strict=True):
+            if slot >= 0 and given.device.type != self.device.type:
                 raise OptionError(f"input '{name}' is on '{given.device}'; move it to '{self.device}', where this runs")
 
     # ---- memory ----

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaflex.errors import OptionError
+from adaflex.errors import BudgetError, OptionError
+from adaflex.runtime.bounds import check_bounds
+from adaflex.runtime.inputs import check_inputs, sizes_of
 from adaflex.runtime.kernels import Kernels, Prepared
 from adaflex.runtime.layout import Layout, plan_layout, touched
 from adaflex.runtime.library import DTYPES, LibraryCall, prepare
@@ -47,6 +49,15 @@ class _Shape:
 
 def _aligned(arena: Tensor) -> int:
     return -(-arena.data_ptr() // ALIGNMENT) * ALIGNMENT
+
+
+def _memory(size_bytes: int) -> Tensor:
+    try:
+        return torch.empty(size_bytes, dtype=torch.uint8)
+    except RuntimeError as problem:
+        raise BudgetError(
+            f"the arena of {size_bytes} bytes that these inputs need cannot be allocated; give smaller inputs"
+        ) from problem
 
 
 class Executor:
@@ -94,15 +105,6 @@ class Executor:
             ends[place].append(slot)
         return ends
 
-    def symbols(self, inputs: Sequence[Any]) -> dict[str, int]:
-        """The value of every symbol in this call."""
-        values = {}
-        for name, (index, axis) in zip(self.program.symbols, self.program.sources, strict=True):
-            if index < 0:
-                continue
-            values[name] = int(inputs[index]) if axis < 0 else inputs[index].shape[axis]
-        return values
-
     def shape(self, inputs: Sequence[Any]) -> _Shape:
         """The layout and prepared calls for these inputs' sizes."""
         key = tuple((given.shape, given.dtype) if isinstance(given, Tensor) else given for given in inputs)
@@ -111,30 +113,19 @@ class Executor:
             with self._lock:
                 found = self._shapes.get(key)
                 if found is None:
-                    found = self._shapes[key] = self._prepare(self.symbols(inputs), inputs)
+                    found = self._shapes[key] = self._prepare(inputs)
         return found
 
-    def _prepare(self, values: dict[str, int], inputs: Sequence[Any]) -> _Shape:
-        self._check(values, inputs)
-        whole = {name: values.get(name, 0) for name in self.program.symbols}
-        scratch = self.kernels.scratch_bytes(tuple(whole.values()))
-        layout = plan_layout(self.program, whole, self.threads, scratch, getattr(self.kernels, "whole", False))
+    def _prepare(self, inputs: Sequence[Any]) -> _Shape:
+        values = sizes_of(self.program, inputs)
+        check_bounds(self.program, values)
+        check_inputs(self.program, values, inputs)
+        scratch = self.kernels.scratch_bytes(tuple(values.values()))
+        layout = plan_layout(self.program, values, self.threads, scratch, getattr(self.kernels, "whole", False))
         shapes = [
-            tuple(evaluate(size, whole) for size in self.program.slots[slot].shape) for slot in self.program.outputs
+            tuple(evaluate(size, values) for size in self.program.slots[slot].shape) for slot in self.program.outputs
         ]
-        return _Shape(layout, shapes, whole, [])
-
-    def _check(self, values: dict[str, int], inputs: Sequence[Any]) -> None:
-        for place, (slot, given) in enumerate(zip(self.program.inputs, inputs, strict=True)):
-            if slot < 0:
-                continue
-            name = self.program.input_names[place]
-            wanted = tuple(evaluate(size, values) for size in self.program.slots[slot].shape)
-            if tuple(given.shape) != wanted:
-                raise OptionError(f"input '{name}' has shape {tuple(given.shape)}; this program takes {wanted}")
-            dtype = DTYPES[self.program.slots[slot].form]
-            if given.dtype != dtype:
-                raise OptionError(f"input '{name}' is {given.dtype}; this program takes {dtype}")
+        return _Shape(layout, shapes, values, [])
 
     def __call__(self, *inputs: Any) -> list[Tensor]:
         """Run once. Raises ``OptionError`` for an input of another shape or dtype."""
@@ -152,7 +143,7 @@ class Executor:
         try:
             place = shape.free.pop()
         except IndexError:
-            arena = torch.empty(shape.layout.arena_bytes + ALIGNMENT, dtype=torch.uint8)
+            arena = _memory(shape.layout.arena_bytes + ALIGNMENT)
             place = _Place(arena, self.kernels.prepare(shape.layout))
         if self.poison is not None:
             place.arena.fill_(self.poison)

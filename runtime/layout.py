@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from adaflex.runtime.arena import Packing, Piece, pack
-from adaflex.runtime.program import AttentionStep, GemmStep, LibraryStep, Program, RowStep, Segment, Step
+from adaflex.runtime.program import AttentionStep, LibraryStep, Program, RowStep, Segment, Step
 from adaflex.runtime.region import evaluate
 
 BY_GROUP, BY_ROW, BY_COLUMN = 0, 1, 2
@@ -121,15 +121,27 @@ def _windows(program: Program, mode: SegmentMode) -> tuple[int, ...]:
 
 def touched(step: Step) -> tuple[int, ...]:
     """All slots a step reads or writes."""
-    if isinstance(step, RowStep):
-        return (*(load.slot for load in step.region.loads), *(store.slot for store in step.region.stores))
-    if isinstance(step, GemmStep):
-        inner = (*(load.slot for load in step.region.loads), *(store.slot for store in step.region.stores))
-        return (step.a, step.weight, *inner)
+    return (*read(step), *written(step))
+
+
+def read(step: Step) -> tuple[int, ...]:
+    """All slots a step reads."""
     if isinstance(step, AttentionStep):
-        operands = [step.q, step.k, step.v, step.out, *([step.mask] if step.mask is not None else [])]
+        operands = [step.q, step.k, step.v, *([step.mask] if step.mask is not None else [])]
         return tuple(operand.slot for operand in operands)
-    return (*_argument_slots(step), *(slot for slot in step.outputs if slot >= 0))
+    if isinstance(step, LibraryStep):
+        return _argument_slots(step)
+    loaded = tuple(load.slot for load in step.region.loads)
+    return loaded if isinstance(step, RowStep) else (step.a, step.weight, *loaded)
+
+
+def written(step: Step) -> tuple[int, ...]:
+    """All slots a step writes."""
+    if isinstance(step, AttentionStep):
+        return (step.out.slot,)
+    if isinstance(step, LibraryStep):
+        return tuple(slot for slot in step.outputs if slot >= 0)
+    return tuple(store.slot for store in step.region.stores)
 
 
 def _argument_slots(step: LibraryStep) -> tuple[int, ...]:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaflex.errors import ArtifactError
-from adaflex.runtime.program import Argument, LibraryStep, Program
+from adaflex.errors import AdaflexError, ArtifactError
+from adaflex.runtime.program import Argument, LibraryStep, Program, Slot
 from adaflex.runtime.region import evaluate
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -61,6 +61,13 @@ def prepare(step: LibraryStep) -> LibraryCall:
     return LibraryCall(step)
 
 
+def _other(step: LibraryStep, got: str, wanted: str) -> ArtifactError:
+    return ArtifactError(
+        f"library step '{step.op}' returned {got} where the program says {wanted}; "
+        "use the torch version the program was made with"
+    )
+
+
 class LibraryCall:
     """One library step."""
 
@@ -81,14 +88,27 @@ class LibraryCall:
         reader = Reader(program, values, arena, weights, addresses, tensors)
         args = [reader.value(argument) for argument in self.step.args]
         kwargs = {name: reader.value(argument) for name, argument in self.step.kwargs}
-        with torch.no_grad():
-            result = self.op(*args, **kwargs)
+        try:
+            with torch.no_grad():
+                result = self.op(*args, **kwargs)
+        except (RuntimeError, LookupError, TypeError, ValueError) as problem:
+            reason = str(problem).partition("\n")[0]
+            raise AdaflexError(f"torch refused library step '{self.step.op}': {reason}; check the inputs") from problem
         given = result if isinstance(result, tuple | list) else (result,)
-        made = []
-        for slot, value in zip(self.step.outputs, given, strict=False):
-            if slot >= 0:
-                made.append((slot, value if value.is_contiguous() else value.contiguous()))
-        return made
+        if len(given) < len(self.step.outputs):
+            raise _other(self.step, f"{len(given)} tensors", f"{len(self.step.outputs)}")
+        return [
+            (slot, self._made(program.slots[slot], value, values))
+            for slot, value in zip(self.step.outputs, given, strict=False)
+            if slot >= 0
+        ]
+
+    def _made(self, slot: Slot, value: Tensor, values: Mapping[str, int]) -> Tensor:
+        """A returned tensor, which later steps read as the slot says it is."""
+        shape, dtype = tuple(evaluate(size, values) for size in slot.shape), DTYPES[slot.form]
+        if tuple(value.shape) != shape or value.dtype != dtype or value.layout != torch.strided:
+            raise _other(self.step, f"{value.dtype} {tuple(value.shape)}", f"{dtype} {shape}")
+        return value if value.is_contiguous() else value.contiguous()
 
 
 class Reader:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from adaflex import __version__, building, machine
 from adaflex.codegen.cpp import include_folder
+from adaflex.codegen.products import product_reads
 from adaflex.errors import OptionError
 from adaflex.runtime import artifact
+from adaflex.runtime.artifact_check import KernelLibrary
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.kernels import NativeKernels
 from adaflex.runtime.signature import Signature
@@ -90,12 +92,16 @@ def load(
     ``trust``: True or the file's own "sha256:..." digest lets the kernels that it carries be used instead.
     Raises ``ArtifactError`` for a file that is damaged, from the future, or hostile.
     """
-    headers = {header.name for header in include_folder().glob("*.h")}
-    found = artifact.read(path, headers, trust)
+    found = artifact.read(path, kernel_library(), trust)
     isa, count = machine.isa(), machine.thread_count(threads)
     runs = building.executor(found.program, found.weights, isa, count, max_concurrency, found.native.get(NATIVE))
     signature = Signature.from_json(found.manifest.get("signature"))
     return Program(runs, signature, found.manifest, _verdict(found.manifest))
+
+
+def kernel_library() -> KernelLibrary:
+    """The kernels that a program from a file may name."""
+    return KernelLibrary({header.name for header in include_folder().glob("*.h")}, product_reads)
 
 
 def manifest_of(signature: Signature, plan: Mapping[str, Any], verdict: Verdict | None) -> dict[str, Any]:

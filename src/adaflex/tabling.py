@@ -26,6 +26,7 @@ from adaflex.passes.sites import Sites
 from adaflex.price_cache import PriceCache
 from adaflex.pricing import Price, Spec, price
 from adaflex.runtime.execute import Executor
+from adaflex.runtime.inputs import sizes_of
 from adaflex.runtime.layout import plan_layout
 from adaflex.skipping import Meter, measured, with_skips
 from adaflex.solver.table import CostTable
@@ -152,7 +153,7 @@ def _live_of(base: Executor, model: Model, sites: Sites, decision: Decision) -> 
     program, _ = skeleton(model.capture, sites, decision)
     most = 0
     for inputs in (*model.data.fit, *model.data.held):
-        values = base.symbols(inputs)
+        values = sizes_of(base.program, inputs)
         scratch = base.kernels.scratch_bytes(tuple(values.get(name, 0) for name in program.symbols))
         layout = plan_layout(program, values, base.threads, scratch)
         most = max(most, layout.arena_bytes + layout.library_bytes)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaflex.codegen.cpp import include_folder
 from adaflex.codegen.evaluate import Evaluator
 from adaflex.errors import OptionError
+from adaflex.handle import kernel_library
 from adaflex.passes.export_door import from_export
 from adaflex.runtime import artifact
 from adaflex.runtime.execute import Executor
@@ -81,8 +81,7 @@ def test_the_same_call_gives_the_same_bits() -> None:
 def test_a_saved_program_runs_from_its_mapped_weights_to_the_same_bits(name: str, tmp_path: Path) -> None:
     run, first, _ = run_of(name, lambda shape: Encoding("w8a8", 8))
     artifact.write(tmp_path / "m", run.program, run.weights, {"plan": None})
-    headers = [header.name for header in include_folder().glob("*.h")]
-    loaded = artifact.read(tmp_path / "m", headers)
+    loaded = artifact.read(tmp_path / "m", kernel_library())
     assert loaded.program == run.program
     again = Executor(loaded.program, loaded.weights, Evaluator(loaded.program), threads=1)
     assert all(torch.equal(a, b) for a, b in zip(first, again(*ZOO[name].inputs()), strict=True))

@@ -14,6 +14,7 @@ from adaflex.passes.export_door import from_export
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.layout import plan_layout
 from adaflex.runtime.program import LibraryStep
+from adaflex.solver.table import Encoding
 from tests.codegen.lowered import program_of
 
 
@@ -50,6 +51,29 @@ def test_found(name: str) -> None:
     run.poison = 0xFF
     for got, expected in zip(run(x), capture.run(weights, (x,)), strict=True):
         torch.testing.assert_close(got, expected)
+
+
+class NarrowHeads(nn.Module):
+    """Heads of 16 columns, which rows of bf16 are padded beyond, scaled after they were split."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(64, 192)
+
+    def forward(self, x: Tensor) -> Any:
+        q, k, v = (part.view(2, 5, 4, 16).transpose(1, 2) * 1.5 for part in self.qkv(x).chunk(3, -1))
+        return nn.functional.scaled_dot_product_attention(q, k, v), self.qkv(k.transpose(1, 2).reshape(2, 5, 64))
+
+
+def test_attention_reads_rows_of_bf16_without_their_padding() -> None:
+    torch.manual_seed(0)
+    model, x = NarrowHeads().eval().requires_grad_(False), torch.randn(2, 5, 64)
+    capture, weights = from_export(model, (x,))
+    program, block = program_of(capture, weights, lambda shape: Encoding("bf16", 16))
+    run = Executor(program, block, Evaluator(program), threads=2)
+    run.poison = 0xFF
+    for got, expected in zip(run(x), model(x), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0.03, atol=0.03)
 
 
 def test_what_a_library_step_reads_is_never_a_window() -> None:

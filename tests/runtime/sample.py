@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaflex.codegen.products import product_reads
 from adaflex.runtime import artifact, artifact_file
+from adaflex.runtime.artifact_check import KernelLibrary
 from adaflex.runtime.program import (
     Argument,
     AttentionStep,
@@ -29,7 +31,7 @@ from adaflex.runtime.program import (
 )
 from adaflex.runtime.region import Load, Op, Region, Store
 
-HEADERS = ("gemm_float.h", "gemm_w8a8.h")
+LIBRARY = KernelLibrary(("gemm_float.h", "gemm_w8a8.h"), product_reads)
 MANIFEST = {"schema": 1, "plan": {"choices": [1, 2, 3], "bound": 0.25}, "machine": "here"}
 
 
@@ -104,7 +106,7 @@ def save(path: Path, native: dict[str, bytes] | None = None) -> str:
 
 
 def load(path: Path, trust: Any = None) -> artifact.Artifact:
-    return artifact.read(path, HEADERS, trust)
+    return artifact.read(path, LIBRARY, trust)
 
 
 def header(raw: bytes) -> Any:

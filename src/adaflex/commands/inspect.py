@@ -34,11 +34,11 @@ def run(args: argparse.Namespace) -> int:
 
 def facts(path: Path, constants: bool = False) -> dict[str, Any]:
     """Everything that is shown, as plain data."""
-    from adaflex.codegen.cpp import include_folder
+    from adaflex.handle import kernel_library
     from adaflex.runtime import artifact
     from adaflex.runtime.signature import Signature
 
-    made = artifact.read(path, {header.name for header in include_folder().glob("*.h")})
+    made = artifact.read(path, kernel_library())
     program, manifest = made.program, made.manifest
     signature = Signature.from_json(manifest.get("signature"))
     inputs = [
