@@ -2,7 +2,8 @@
 
 In: C++ text, include folders, flags. Out: the path of a ``.so`` in the cache, or a ``BuildError``.
 The key is a digest of the text, every header beside it, the flags and the compiler's version, so a changed
-header or compiler never meets a stale library. The library appears under its name by rename: never half-written.
+header or compiler never meets a stale library. The library appears under its name by rename: never half-written; its
+own digest follows its last byte, and a library that does not match it any more is built again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ log = logging.getLogger("adaflex.native")
 # a static table in a template would be one symbol for all libraries of the process, whatever their instruction set
 ONE_LIBRARY = ("-fno-gnu-unique", "-fvisibility-inlines-hidden")
 BASE_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-pthread", "-Wno-psabi", *ONE_LIBRARY)
+
+
+SEAL = 40  # bytes of the mark and SHA-256 that follow a library
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,28 @@ def build(source: str, *, includes: Sequence[Path] = (), flags: Sequence[str] = 
     folder = cache_folder("native", config)
     key = digest(source, includes, all_flags, tool.version)
     library = folder / f"{name}-{key}.so"
-    if library.exists():
+    if is_whole(library):
         return library
     with FileLock(str(folder / f"{key}.lock"), timeout=config.build_timeout_s + 30):
-        if not library.exists():
+        if not is_whole(library):
             _compile(tool, source, includes, all_flags, library, config.build_timeout_s)
     return library
+
+
+def is_whole(library: Path) -> bool:
+    """Is there a library under this name, and is it what was built?"""
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    if content[-SEAL:] == _seal(content[:-SEAL]):
+        return True
+    log.warning("%s is damaged and built again", library)
+    return False
+
+
+def _seal(content: bytes) -> bytes:
+    return b"adaflex:" + hashlib.sha256(content).digest()
 
 
 def _compile(
@@ -123,6 +143,8 @@ def _compile(
 ) -> None:
     text = library.with_suffix(".cpp")
     text.write_text(source)
+    for left in library.parent.glob(f"{library.stem}.*.partial"):  # of a build that was killed: we hold the lock
+        left.unlink(missing_ok=True)
     partial = library.with_suffix(f".{os.getpid()}.partial")
     command = [tool.path, *flags, *(f"-I{folder}" for folder in includes), str(text), "-o", str(partial)]
     try:
@@ -138,7 +160,10 @@ def _compile(
         partial.unlink(missing_ok=True)
         errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
         raise BuildError(f"{tool.path} failed on {text}: {errors[0]}")
-    with partial.open("rb") as file:
+    content = partial.read_bytes()
+    with partial.open("ab") as file:  # what follows the last section of a library is read by nobody
+        file.write(_seal(content))
+        file.flush()
         os.fsync(file.fileno())
     partial.replace(library)
     log.debug("built %s", library)
@@ -147,7 +172,7 @@ def _compile(
 def keep(library: bytes) -> Path:
     """A trusted library's bytes as a file of the cache."""
     path = cache_folder("native") / f"kept-{hashlib.sha256(library).hexdigest()[:32]}.so"
-    if not path.exists():
+    if not path.exists() or path.read_bytes() != library:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         partial.write_bytes(library)
         partial.replace(path)
