@@ -113,7 +113,7 @@ class RowPrinter:
         stored = [
             (k, s) for k, s in enumerate(self.region.stores) if shape.stage[s.value] == stage and self._is_full(s.value)
         ]
-        kept = [n for n in self.kept if shape.stage[n] == stage]
+        kept = [n for n in self.kept if shape.stage[n] == stage and self._is_full(n)]
         targets = [ops[n].args[0] for n in reduced] + [s.value for _, s in stored] + kept
         if not targets:
             return []
@@ -155,11 +155,11 @@ class RowPrinter:
         lines = []
         for k, store in enumerate(self.region.stores):
             slot = self.body.slots[store.slot]
-            if self.shape.stage[store.value] != stage:
+            if self.shape.stage[store.value] != stage or not self._is_full(store.value):
                 continue
             if slot.form not in ITEM_BYTES:
                 lines.append(f"af::{form_function(slot.form)}(w{store.value}, C, y{k});")
-            elif slot.form == "bf16" and self._is_full(store.value):
+            elif slot.form == "bf16":
                 lines.append(f"af::zero_tail(y{k}, C, {self.body.size(slot.row_bytes)});")
         return lines
 
@@ -172,8 +172,12 @@ class RowPrinter:
         for k, store in enumerate(self.region.stores):
             if not self._is_full(store.value):
                 count = "1" if self._one_column(k) else "C"
-                lines.append(f"af::fill(y{k}, v{store.value}, {count});")
                 slot = self.body.slots[store.slot]
+                if slot.form not in ITEM_BYTES:
+                    lines.append(f"af::fill(w{store.value}, v{store.value}, {count});")
+                    lines.append(f"af::{form_function(slot.form)}(w{store.value}, {count}, y{k});")
+                    continue
+                lines.append(f"af::fill(y{k}, v{store.value}, {count});")
                 if slot.form == "bf16":
                     lines.append(f"af::zero_tail(y{k}, {count}, {self.body.size(slot.row_bytes)});")
         return lines

@@ -7,7 +7,7 @@ value that went around the branch, so the model's own norms stay where they are.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -23,7 +23,7 @@ ATTENTION = ("scaled_dot_product_attention", "flash_attention", "softmax")
 class Block:
     """Something that can be skipped, with the sites that are not needed then."""
 
-    id: str  # "<module path>:<kind>"
+    id: str  # "<module path>:<kind>", with "#2" and so on where a module has several
     kind: str  # "attention", "mlp", or "layer" for an attention and the mlp after it
     sites: tuple[str, ...]
     adds: tuple[tuple[str, str], ...]  # (add node, the operand it is replaced by)
@@ -52,7 +52,7 @@ def find_blocks(capture: Capture, uses: Mapping[str, Sequence[str]]) -> tuple[Bl
         if inside and not partly and not taken & set(inside):
             taken |= set(inside)
             found.append(_block(capture, branch, inside, uses))
-    return tuple(found) + _layers(found)
+    return _named_apart([*found, *_layers(found)])
 
 
 def bypass(by_name: dict[str, fx.Node], blocks: Sequence[Block], skipped: Collection[str]) -> None:
@@ -127,6 +127,16 @@ def _block(capture: Capture, branch: _Branch, inside: Sequence[str], uses: Mappi
     kind = "attention" if attends else "mlp"
     modules = [capture.provenance[use].module for site in inside for use in uses[site] if use in capture.provenance]
     return Block(f"{_common(modules)}:{kind}", kind, tuple(inside), ((branch.add.name, branch.kept.name),))
+
+
+def _named_apart(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """Blocks with ids of their own: the second of a module's branches of one kind is "<module path>:<kind>#2"."""
+    counts: dict[str, int] = {}
+    made = []
+    for block in blocks:
+        counts[block.id] = number = counts.get(block.id, 0) + 1
+        made.append(block if number == 1 else replace(block, id=f"{block.id}#{number}"))
+    return tuple(made)
 
 
 def _common(paths: Sequence[str]) -> str:

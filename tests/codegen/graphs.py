@@ -8,6 +8,7 @@ Ops that jump (comparisons, rounding) are applied only to values that every run 
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from adaflex.passes.capture import Capture, Constant, Input, Output, Symbol
 
 aten = torch.ops.aten
 WIDTHS = (1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 32, 33, 48, 64, 70)
+WIDE = (32, 64, 96, 128)  # that groups and rotations divide
 LENGTHS = (1, 2, 3, 4, 5, 7, 11, 13)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 BATCH = 4  # value of the symbolic axis while the graph is made
@@ -59,6 +61,7 @@ class Maker:
 
     rng: random.Random
     symbolic: bool
+    widths: Sequence[int] = WIDTHS
     graph: fx.Graph = field(default_factory=fx.Graph)
     values: list[Value] = field(default_factory=list)
     constants: list[tuple[fx.Node, Tensor]] = field(default_factory=list)
@@ -270,7 +273,7 @@ def linear(m: Maker) -> None:
     x = m.pick(lambda v: is_f32(v) and fixed(v) and v.fake.dim() >= 2)
     if x is None:
         return
-    k, n = int(x.fake.shape[-1]), m.rng.choice(WIDTHS)
+    k, n = int(x.fake.shape[-1]), m.rng.choice(m.widths)
     if m.rng.random() < 0.2:
         weight = m.call(aten.t.default, m.constant(m.noise(k, n) / k**0.5), keep=False).node
     else:
@@ -410,7 +413,7 @@ def copy(m: Maker) -> None:
 def embedding(m: Maker) -> None:
     index = m.pick(lambda v: v.fake.dtype == torch.int64)
     if index is not None:
-        m.call(aten.embedding.default, m.constant(m.noise(10, m.rng.choice(WIDTHS))), index.node, exact=True)
+        m.call(aten.embedding.default, m.constant(m.noise(10, m.rng.choice(m.widths))), index.node, exact=True)
 
 
 def attention(m: Maker) -> None:
@@ -441,17 +444,29 @@ def attention(m: Maker) -> None:
     m.call(aten.reshape.default, y.node, [*sizes, heads * width])
 
 
+def residual(m: Maker) -> None:
+    """A branch of two linears that joins what goes around it: something a plan may skip."""
+    x = m.pick(lambda v: is_f32(v) and fixed(v) and v.fake.dim() >= 2)
+    if x is None:
+        return
+    k, n = int(x.fake.shape[-1]), m.rng.choice(m.widths)
+    up = m.call(aten.linear.default, x.node, m.constant(m.noise(n, k) / k**0.5), keep=False)
+    bent = m.call(aten.silu.default, up.node, keep=False)
+    down = m.call(aten.linear.default, bent.node, m.constant(m.noise(k, n) / n**0.5), keep=False)
+    m.call(aten.add.Tensor, x.node, down.node)
+
+
 OPERATIONS = (
     [unary] * 4 + [binary] * 6 + [jump, compare, choose, choose, logic, clamp] + [linear] * 4 + [norm] * 3
     + [reduce] * 3 + [view] * 6 + [cast, library, copy, embedding, attention]
 )  # fmt: skip
 
 
-def graph(seed: int, most: int = 30) -> Case:
+def graph(seed: int, most: int = 30, widths: Sequence[int] = WIDTHS) -> Case:
     """The graph of a seed."""
     rng = random.Random(seed)
-    m = Maker(rng, symbolic=rng.random() < 0.2)
-    length, width = rng.choice(LENGTHS), rng.choice(WIDTHS)
+    m = Maker(rng, symbolic=rng.random() < 0.2, widths=widths)
+    length, width = rng.choice(LENGTHS), rng.choice(widths)
     m.input((length, width), lambda shape: m.noise(*shape))
     if rng.random() < 0.5:
         m.input(rng.choice([(length, width), (width,), (1, width), (length, 1)]), lambda shape: m.noise(*shape))
@@ -460,11 +475,12 @@ def graph(seed: int, most: int = 30) -> Case:
     if rng.random() < 0.3:
         m.input((length, 1), lambda shape: torch.rand(tuple(shape), generator=m.torch_rng) > 0.4)
     wanted = rng.randint(3, most)
+    operations = [*OPERATIONS, *[residual] * 4] if widths is WIDE else OPERATIONS
     start = len(m.graph.nodes)
     for _ in range(4 * most):
         if len(m.graph.nodes) - start >= wanted:
             break
-        m.rng.choice(OPERATIONS)(m)
+        m.rng.choice(operations)(m)
     made = [value for value in m.values if value.node.op == "call_function"] or m.values
     outputs = [rng.choice(made[-8:]).node for _ in range(rng.randint(1, 4))]
     if rng.random() < 0.05:
@@ -472,6 +488,14 @@ def graph(seed: int, most: int = 30) -> Case:
     m.graph.output(tuple(outputs))
     m.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     return _case(seed, m, outputs)
+
+
+@functools.lru_cache(maxsize=64)
+def _as_they_are(count: int) -> fx.GraphModule:
+    """The prologue of so many constants that are the model's own tensors."""
+    graph = fx.Graph()
+    graph.output(tuple(graph.placeholder(f"c{k}") for k in range(count)))
+    return fx.GraphModule({}, graph)
 
 
 def _case(seed: int, m: Maker, outputs: list[fx.Node]) -> Case:
@@ -494,7 +518,7 @@ def _case(seed: int, m: Maker, outputs: list[fx.Node]) -> Case:
         symbols=(Symbol("s0", 1, 64, BATCH, (0, 0)),) if m.symbolic else (),
         mutations=(),
         sources=constants,
-        prologue=module,
+        prologue=_as_they_are(len(constants)),
         symbol_names=names,
     )
     makers = [make for _, make in m.inputs]

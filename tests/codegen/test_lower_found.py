@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from adaflex.building import kernels
 from adaflex.codegen.evaluate import Evaluator
+from adaflex.native import compiler
 from adaflex.passes.export_door import from_export
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.layout import plan_layout
 from adaflex.runtime.program import LibraryStep
 from adaflex.solver.table import Encoding
+from tests.codegen.batched import supported
 from tests.codegen.lowered import program_of
 
 
@@ -87,3 +90,24 @@ def test_what_a_library_step_reads_is_never_a_window() -> None:
             slots = [argument.slot for argument in step.args if argument.kind == "slot"]
             assert slots and all(windows[slot] == 0 for windows in layout.windows for slot in slots)
             assert all(program.slots[slot].window == "full" for slot in slots)
+
+
+ONE_NUMBER_A_ROW: dict[str, Callable[[nn.Module, Tensor], Any]] = {
+    "a reduction spread over the inputs of a linear": lambda f, x: f(x.amax(-1, keepdim=True).expand(3, 6, 6)),
+    "a column spread over them": lambda f, x: f(x[..., :1].expand(3, 6, 6)) + f(x),
+}
+
+
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.skipif(compiler() is None, reason="no C++ compiler"))]
+)
+@pytest.mark.parametrize("name", ONE_NUMBER_A_ROW)
+def test_one_number_a_row_becomes_an_activation_form(name: str, compiled: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Case(ONE_NUMBER_A_ROW[name]).eval().requires_grad_(False), torch.randn(3, 6, 6)
+    capture, weights = from_export(model, (x,))
+    program, block = program_of(capture, weights, lambda shape: Encoding("w8a8", 8))
+    run = Executor(program, block, kernels(program, supported(), 2) if compiled else Evaluator(program), threads=2)
+    run.poison = 0xFF
+    for got, expected in zip(run(x), capture.run(weights, (x,)), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0.02, atol=0.02)

@@ -115,3 +115,26 @@ def test_a_reference_stays_where_a_skip_goes_around_to_it() -> None:
     graph = rewrite(capture, sites, MENU, {"stem.weight": stored}, (sites.blocks[0].id,))
     bias = dict(zip([each.name for each in capture.constants], weights, strict=True))["stem.bias"]
     assert torch.equal(run(graph, weights, [x])[0], entry.reference(x, stored, bias))
+
+
+class Branches(nn.Module):
+    """Two branches of one kind in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.first(x).tanh()
+        return x + self.second(x).tanh()
+
+
+def test_branches_of_one_module_are_skipped_one_by_one() -> None:
+    torch.manual_seed(0)
+    model, x = Branches(), torch.randn(2, 8)
+    capture, weights, sites = found(model, (x,))
+    assert len({block.id for block in sites.blocks}) == len(sites.blocks) == 2
+    for block, other in zip(sites.blocks, (model.second, model.first), strict=True):
+        small = restructure(capture, sites, Decision({}, (block.id,)))
+        check_sound(small.capture, small.sites)
+        torch.testing.assert_close(small.capture.run(small.weights(weights), [x])[0], x + other(x).tanh())

@@ -1,0 +1,96 @@
+"""Random legal plans: an encoding for every site of a captured graph, out of all that its kernels read; skipped blocks.
+
+In: a case, a seed. Out: the decision, the reference graph that it stands for, the program made of it.
+A family on the menu is met here without being named: what it offers, and what it supports beside that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from adaflex.assembly import assemble
+from adaflex.codegen.kernels.family import Kernel, kernel
+from adaflex.codegen.kernels.menu import MENU
+from adaflex.passes.decision import Decision
+from adaflex.passes.menu import Encoded, Machine
+from adaflex.passes.restructure import restructure
+from adaflex.passes.rewrite import rewrite
+from adaflex.passes.sites import Sites, find_sites
+from adaflex.runtime.program import AttentionStep, Program
+from adaflex.solver.table import Encoding, Site
+from tests.codegen.graphs import Case
+
+MACHINE = Machine("avx512", 2)
+GROUPS = (0, 32, 64, 128)
+ROTATIONS = (0, 64, 128)
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A graph under a plan: what it means, and the program that should compute it."""
+
+    decision: Decision
+    reference: fx.GraphModule
+    program: Program
+    weights: Tensor
+
+    @property
+    def label(self) -> str:
+        """Its encodings and what it skips."""
+        labels = sorted({encoding.label() for encoding in self.decision.encodings.values()})
+        return ", ".join((*labels, *(f"without {block}" for block in self.decision.skipped)))
+
+    @property
+    def bf16_attention(self) -> bool:
+        """Does the program multiply in bf16 where the reference, which changes linears only, does not?"""
+        return any(isinstance(step, AttentionStep) and step.bf16 for step in self.program.steps)
+
+
+def legal(entry: Kernel, site: Site) -> list[Encoding]:
+    """What the family offers this site, and its other groups, symmetries and rotations as far as kernels read them."""
+    found: dict[Encoding, None] = {}
+    for offer in entry.offers(site, MACHINE):
+        for group, even, turn in itertools.product(GROUPS, (True, False), ROTATIONS):
+            other = dataclasses.replace(offer, group=group, symmetric=even, rotation=turn)
+            if entry.supports(site.shape, other):
+                found[other] = None
+    return list(found)
+
+
+def random_plan(sites: Sites, rng: random.Random) -> Decision:
+    """Each block left out or not, and one legal encoding for each site that is left: a family first, then one of its
+    forms, so that families are met equally often."""
+    skipped = tuple(block.id for block in sites.blocks if block.kind != "layer" and rng.random() < 0.3)
+    gone = {site for block in sites.blocks if block.id in skipped for site in block.sites}
+    made = {}
+    for site in sites.sites:
+        if site.id in gone:
+            continue
+        forms = [legal(entry, site) for entry in MENU if site.op in entry.ops]
+        made[site.id] = rng.choice(rng.choice([each for each in forms if each]))
+    return Decision(made, skipped)
+
+
+def planned(case: Case, seed: int) -> Planned | None:
+    """The case under the plan of a seed; None where it has no site."""
+    sites = find_sites(case.capture, case.weights, MENU, MACHINE)
+    if not sites.sites:
+        return None
+    decision = random_plan(sites, random.Random(seed))
+    stored = {name: _encode(case.weights, sites, name, each) for name, each in decision.encodings.items()}
+    reference = rewrite(case.capture, sites, MENU, stored, decision.skipped)
+    small = restructure(case.capture, sites, decision)
+    weights = small.weights(case.weights)
+    made = assemble(small.capture, weights, small.sites, decision, lambda site, encoding: stored[site])
+    return Planned(decision, reference, made.program, made.weights)
+
+
+def _encode(weights: Sequence[Tensor], sites: Sites, site: str, encoding: Encoding) -> Encoded:
+    weight = sites.weight(tuple(weights), site).detach().float().contiguous()
+    return kernel(MENU, encoding.family).encode(weight, encoding, None)
