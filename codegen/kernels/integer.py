@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from adaflex.codegen.hadamard import rotate, rotate_gram
 from adaflex.codegen.kernels.compensate import compensated
-from adaflex.codegen.kernels.quantise import expand, fit_grid, group_length, in_groups, quantise_rows
+from adaflex.codegen.kernels.quantise import NIBBLE, expand, fit_grid, group_length, in_groups, quantise_rows
 from adaflex.passes.rewrite import Encoded
 from adaflex.solver.table import Encoding
 
@@ -42,7 +42,7 @@ def encode_integer(weight: Tensor, encoding: Encoding, gram: Tensor | None, dtyp
 def centred(encoded: Encoded) -> Tensor:
     """Codes less their zero point, fp32 [N, K]."""
     codes = encoded.parts["codes"].float()
-    if encoded.encoding.bits == 8:
+    if encoded.encoding.bits > NIBBLE:
         return codes
     if encoded.encoding.symmetric:
         return codes - 2.0 ** (encoded.encoding.bits - 1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 ROW_LEVELS = 255  # activation codes are 0..255
-CLIPS = {8: (1.0, 0.96, 0.92), 4: tuple(1.0 - 0.04 * step for step in range(13))}  # tried shares of the range
+NIBBLE = 4  # bits: codes of no more than these are 0..2^bits - 1, wider ones signed
 
 
 def group_length(columns: int, group: int) -> int:
@@ -69,24 +69,30 @@ class Grid:
         return expand(self.scale, columns), expand(self.zero, columns)
 
 
+def clips(bits: int) -> tuple[float, ...]:
+    """Shares of the range that are tried: the fewer the levels, the more is to be won by clipping."""
+    return tuple(1.0 - 0.04 * step for step in range(3 if bits > 6 else 7 if bits > NIBBLE else 13))
+
+
 def fit_grid(
     weight: Tensor, bits: int, group: int = 0, symmetric: bool = True, importance: Tensor | None = None
 ) -> Grid:
     """The grid of ``weight`` [rows, K] whose range, shrunk by the best of a few shares, loses least.
 
-    Loss is the squared error weighted by ``importance`` [K] (mean square of each input column). Symmetric 8-bit codes
-    are -127..127; 4-bit codes are 0..15 with zero point 8 where symmetric. An all-zero group has scale 1.
+    Loss is the squared error weighted by ``importance`` [K] (mean square of each input column). Codes of more
+    than 4 bits are signed (-127..127 for 8, without zero point); 4-bit codes are 0..15 with zero point 8 where
+    symmetric. An all-zero group has scale 1.
     """
     grouped = in_groups(weight, group)
     columns = torch.ones(weight.shape[-1]) if importance is None else importance
     share = columns.reshape(1, *grouped.shape[1:])
-    low, high = (-127, 127) if bits == 8 else (0, 2**bits - 1)
+    low, high = (0, 2**bits - 1) if bits <= NIBBLE else (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
     lowest = best_scale = best_zero = torch.empty(0)
-    for clip in CLIPS[bits]:
+    for clip in clips(bits):
         scale, zero = _range(grouped, bits, symmetric, clip)
         code = torch.round(grouped / scale.unsqueeze(-1) + zero.unsqueeze(-1)).clamp_(low, high)
         error = ((code - zero.unsqueeze(-1)) * scale.unsqueeze(-1) - grouped).square_().mul_(share).sum(-1)
-        if clip == CLIPS[bits][0]:
+        if clip == 1.0:
             lowest, best_scale, best_zero = error, scale, zero
         better = error < lowest
         lowest, best_scale = torch.where(better, error, lowest), torch.where(better, scale, best_scale)
@@ -99,7 +105,7 @@ def _range(grouped: Tensor, bits: int, symmetric: bool, clip: float) -> tuple[Te
     if symmetric:
         largest = grouped.abs().amax(-1) * clip
         scale = largest / (2 ** (bits - 1) - 1)
-        zero = torch.full_like(scale, 0.0 if bits == 8 else 2.0 ** (bits - 1))
+        zero = torch.full_like(scale, 0.0 if bits > NIBBLE else 2.0 ** (bits - 1))
         return torch.where(scale > 0, scale, torch.ones_like(scale)), zero
     levels = 2**bits - 1
     low = grouped.amin(-1).clamp(max=0) * clip

@@ -1,16 +1,19 @@
 """Independent numpy decoder in float64: from packed bytes, by the layouts' index formulas, element by element.
 
-Shares no code with the families. ``weight`` gives the dense weight a packed block stands for; ``activations`` gives
-what the kernels' prologue makes of rows; ``linear`` multiplies the two.
+Shares no code with the families but the name of the function that reads a block. ``weight`` gives the dense weight a
+packed block stands for; ``activations`` gives what the kernels' prologue makes of rows; ``linear`` multiplies the two.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adaflex.codegen.kernels.family import kernel
+from adaflex.codegen.kernels.menu import MENU
 from adaflex.solver.table import Encoding
 
 Array = NDArray[Any]
@@ -60,17 +63,15 @@ class Reader:
 
 
 def weight(block: Array, shape: tuple[int, int], encoding: Encoding) -> Array:
-    """The dense weight [N, K] in the model's own basis."""
+    """The dense weight [N, K] in the model's own basis, by the layout of the kernel that reads the block."""
     read = Reader(block)
-    made = {
-        "fp32": floats, "bf16": halves, "w8a8": bytes8, "w8": bytes8, "w4a8": nibbles, "w4": nibbles,
-        "embed32": rows32, "embed16": rows16, "embed8": rows8,
-    }[encoding.family](read, shape, encoding)  # fmt: skip
+    function = kernel(MENU, encoding.family).call(encoding, shape[1], shape[0]).function
+    made = LAYOUTS[function.partition("<")[0]](read, shape, encoding, function)
     assert read.at == len(block), "the block is longer than its parts"
     return turn(made, encoding.rotation)
 
 
-def floats(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+def floats(read: Reader, shape: tuple[int, int], encoding: Encoding, function: str) -> Array:
     rows, columns = shape
     data = read.take(np.float32, up(rows, 32) * columns).astype(np.float64)
     made = np.empty(shape)
@@ -80,7 +81,7 @@ def floats(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
     return made
 
 
-def halves(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+def halves(read: Reader, shape: tuple[int, int], encoding: Encoding, function: str) -> Array:
     rows, columns = shape
     depth = up(columns, 32)
     data = bf16(read.take(np.uint16, up(rows, 32) * depth))
@@ -91,13 +92,13 @@ def halves(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
     return made
 
 
-def bytes8(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+def bytes8(read: Reader, shape: tuple[int, int], encoding: Encoding, function: str) -> Array:
     rows, columns = shape
     depth, wide = up(columns, 64), up(rows, 32)
     group = encoding.group or columns
     data = read.take(np.int8, wide * depth).astype(np.float64)
     scale = read.take(np.float32, columns // group * wide).astype(np.float64)
-    if encoding.family == "w8a8":
+    if "a8" in function:
         read.take(np.float32, columns // group * wide)
     made = np.empty(shape)
     for n in range(rows):
@@ -107,13 +108,13 @@ def bytes8(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
     return made
 
 
-def nibbles(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+def nibbles(read: Reader, shape: tuple[int, int], encoding: Encoding, function: str) -> Array:
     rows, columns = shape
     depth, wide, group = up(columns, 64), up(rows, 32), encoding.group
     count = columns // group * wide
     data = read.take(np.uint8, wide * depth // 2)
     scale = read.take(np.float32, count).astype(np.float64)
-    if encoding.family == "w4a8":
+    if "a8" in function:
         read.take(np.float32, count)
     zero = np.full(count, 8.0) * scale if encoding.symmetric else read.take(np.float32, count).astype(np.float64)
     made = np.empty(shape)
@@ -127,18 +128,32 @@ def nibbles(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
     return made
 
 
-def rows32(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+def rows32(read: Reader, shape: tuple[int, int], encoding: Encoding, function: str) -> Array:
     return read.take(np.float32, shape[0] * shape[1]).astype(np.float64).reshape(shape)
 
 
-def rows16(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+def rows16(read: Reader, shape: tuple[int, int], encoding: Encoding, function: str) -> Array:
     return bf16(read.take(np.uint16, shape[0] * shape[1])).reshape(shape)
 
 
-def rows8(read: Reader, shape: tuple[int, int], encoding: Encoding) -> Array:
+def rows8(read: Reader, shape: tuple[int, int], encoding: Encoding, function: str) -> Array:
     lines = read.take(np.uint8, shape[0] * (shape[1] + 8)).reshape(shape[0], -1)
     tails = lines[:, shape[1] :].copy().view(np.float32).astype(np.float64)
     return lines[:, : shape[1]].astype(np.float64) * tails[:, :1] + tails[:, 1:]
+
+
+LAYOUTS: dict[str, Callable[[Reader, tuple[int, int], Encoding, str], Array]] = {
+    "gemm_f32": floats,
+    "gemm_bf16": halves,
+    "gemm_w8a8": bytes8,
+    "gemm_w8a8_grouped": bytes8,
+    "gemm_w8": bytes8,
+    "gemm_w4a8": nibbles,
+    "gemm_w4": nibbles,
+    "gather_f32": rows32,
+    "gather_bf16": rows16,
+    "gather_u8": rows8,
+}  # what a kernel reads, by the formulas of the kernel library: a family brings no oracle unless it brings a kernel
 
 
 def activations(x: Array, form: str) -> Array:
