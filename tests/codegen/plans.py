@@ -19,7 +19,6 @@ from adaflex.codegen.kernels.family import Kernel, kernel
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Encoded, Machine
-from adaflex.passes.restructure import restructure
 from adaflex.passes.rewrite import rewrite
 from adaflex.passes.sites import Sites, find_sites
 from adaflex.runtime.program import AttentionStep, Program
@@ -85,9 +84,7 @@ def planned(case: Case, seed: int) -> Planned | None:
     decision = random_plan(sites, random.Random(seed))
     stored = {name: _encode(case.weights, sites, name, each) for name, each in decision.encodings.items()}
     reference = rewrite(case.capture, sites, MENU, stored, decision.skipped)
-    small = restructure(case.capture, sites, decision)
-    weights = small.weights(case.weights)
-    made = assemble(small.capture, weights, small.sites, decision, lambda site, encoding: stored[site])
+    made = assemble(case.capture, case.weights, sites, decision, lambda site, encoding: stored[site])
     return Planned(decision, reference, made.program, made.weights)
 
 
