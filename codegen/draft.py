@@ -33,6 +33,8 @@ class ConstantUse:
     size_bytes: int
     form: str
     shape: tuple[int, ...]
+    tier: str = "memory"
+    block: int = -1  # of prefetch, in order of use; -1: none
 
 
 @dataclass(frozen=True)

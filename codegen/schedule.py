@@ -2,8 +2,9 @@
 
 In: a ``Draft``. Out: the schedule and the slots with their windows.
 
-A segment ends at a library step, and where a step reads rows of another group that the segment itself made. A phase
-ends where a step reads rows other than its own that this phase made. A loop holds steps that walk the same rows.
+A segment ends at a library step, where a step reads rows of another group that the segment itself made, and at the
+border of two blocks of prefetch where streamed weights come or go. A phase ends where a step reads rows other than its
+own that this phase made. A loop holds steps that walk the same rows.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class _Segment:
     phases: list[list[_Loop]] = field(default_factory=lambda: [[]])
     made: set[int] = field(default_factory=set)  # slots written in this segment
     made_now: set[int] = field(default_factory=set)  # slots written in this phase
+    block: int = -1  # of prefetch, that it is in by now
 
 
 def schedule(draft: Draft) -> tuple[tuple[Segment | int, ...], tuple[Slot, ...]]:
@@ -40,18 +42,43 @@ def schedule(draft: Draft) -> tuple[tuple[Segment | int, ...], tuple[Slot, ...]]
     entries: list[_Segment | int] = []
     batch = common_lead(draft)
     current: _Segment | None = None
+    borders = _borders(draft)
     for number, step in enumerate(draft.steps):
-        walk = draft.walks[number]
+        walk, block = draft.walks[number], block_of(draft, step)
         if isinstance(step, LibraryStep) or walk is None:
             entries.append(number)
             current = None
             continue
+        if current is not None and _is_border(current.block, block, borders):
+            current = None
         if current is None or not _belongs(current, draft, number, walk, batch):
             current = _Segment(_groups(walk, batch))
             entries.append(current)
+        current.block = max(block, current.block)
         _append(current, draft, number, walk)
     placed = [_finish(entry, draft) if isinstance(entry, _Segment) else entry for entry in entries]
     return tuple(placed), _windows(draft, placed)
+
+
+def block_of(draft: Draft, step: Step) -> int:
+    """The block of prefetch whose weight a step reads; -1 where it reads none."""
+    return draft.constants[draft.slots[step.weight].constant].block if isinstance(step, GemmStep) else -1
+
+
+def streamed_blocks(draft: Draft) -> set[int]:
+    """Blocks of prefetch that have streamed weights."""
+    return {use.block for use in draft.constants if use.tier != "memory"}
+
+
+def _borders(draft: Draft) -> set[int]:
+    """Blocks that begin and end with a segment of their own: streamed ones, and those whose end lets one be read."""
+    streamed = streamed_blocks(draft)
+    count = 1 + max((use.block for use in draft.constants), default=0)
+    return {(block - back) % count for block in streamed for back in (0, 1, 2)}
+
+
+def _is_border(left: int, right: int, borders: set[int]) -> bool:
+    return left != right and min(left, right) >= 0 and bool({left, right} & borders)
 
 
 def common_lead(draft: Draft) -> Size:

@@ -27,13 +27,14 @@ from adaflex.runtime.program import (
     Step,
 )
 from adaflex.runtime.region import BINARY, FOLD, REDUCE, TERNARY, UNARY, Region, Size
+from adaflex.runtime.streaming_check import check_streamed
 
 ALIGNMENT = 64
 FUNCTION = re.compile(r"[a-z0-9_]+(<[0-9, a-z]+>)?")
 HEADER = re.compile(r"[a-z0-9_]+\.h")
 SYMBOL = re.compile(r"[a-z][a-z0-9_]{0,30}")
 FORM = re.compile(r"(u8t|u8g(32|64|128)|bf16)(-h(64|128))?")
-TIERS = ("memory", "disk", "host", "device")
+TIERS = ("memory", "disk")
 ARITY = {
     **dict.fromkeys((*UNARY, *REDUCE, *FOLD, "load"), 1),
     **dict.fromkeys(BINARY, 2),
@@ -57,10 +58,11 @@ class KernelLibrary:
     product: Products
 
 
-def check_program(program: Program, weight_bytes: int, library: KernelLibrary) -> None:
+def check_program(program: Program, weight_bytes: int, library: KernelLibrary, streamed_bytes: int = 0) -> None:
     """Raise ``ArtifactError`` where the program is not sound."""
     _check_tables(program)
-    _check_constants(program, weight_bytes)
+    _check_constants(program, "memory", weight_bytes)
+    _check_constants(program, "disk", streamed_bytes)
     for number in range(len(program.slots)):
         _check_slot(program, number)
     for number, step in enumerate(program.steps):
@@ -78,6 +80,7 @@ def check_program(program: Program, weight_bytes: int, library: KernelLibrary) -
         else:
             _check_library(program, step, where)
     _check_order(program, _check_schedule(program))
+    check_streamed(program, streamed_bytes)
     for name in _symbols_used(program):
         if name not in program.symbols:
             raise ArtifactError(
@@ -115,9 +118,13 @@ def _check_tables(program: Program) -> None:
         raise _fail("an output is stored where the caller cannot get it")
 
 
-def _check_constants(program: Program, weight_bytes: int) -> None:
+def _check_constants(program: Program, tier: str, weight_bytes: int) -> None:
     end = 0
     for number, constant in sorted(enumerate(program.constants), key=lambda item: item[1].offset):
+        if constant.tier not in TIERS:
+            raise _fail(f"constant {number} lies on the unknown tier '{constant.tier:.20}'")
+        if constant.tier != tier:
+            continue
         where = f"constant {number}"
         if constant.offset % ALIGNMENT or constant.offset < end:
             raise _fail(f"{where} at byte {constant.offset} is not aligned to {ALIGNMENT} or overlaps another")
@@ -129,8 +136,6 @@ def _check_constants(program: Program, weight_bytes: int) -> None:
             raise _fail(
                 f"{where} of {constant.size_bytes} bytes is said to hold {constant.form} {list(constant.shape)}"
             )
-        if constant.tier not in TIERS:
-            raise _fail(f"{where} lies on the unknown tier '{constant.tier:.20}'")
 
 
 def _check_slot(program: Program, number: int) -> None:

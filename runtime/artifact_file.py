@@ -5,6 +5,7 @@ In: pieces of bytes. Out: a file that is the old one or the new one at every mom
     64 bytes   preamble: magic, format version, bytes of the header, bytes of the file, SHA-256 of the header
     header     ASCII JSON, padded with spaces to a multiple of 4096 bytes (counted from the start of the file)
     weights    the constants in order of use, each aligned to 64 bytes, gaps zero
+    streamed   (version 2) the constants that are read from disk at every call, in blocks of whole pages, gaps zero
     native     built kernels, each aligned to 4096 bytes, gaps zero
 """
 
@@ -14,7 +15,7 @@ import contextlib
 import fcntl
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from adaflex.errors import ArtifactError
 
 MAGIC = b"\x93ADAFLEX"
 VERSION = 1
+STREAMING = 2  # files with streamed weights, which older readers would not serve
 PAGE = 4096
 PREAMBLE = struct.Struct("<8sIIQQ32s")  # magic, version, reserved, header bytes, file bytes, SHA-256 of the header
 MOST_HEADER = 64 << 20
@@ -56,9 +58,9 @@ def read_preamble(raw: bytes, path: Path, file_bytes: int) -> Preamble:
     if len(raw) < PREAMBLE.size or raw[: len(MAGIC)] != MAGIC:
         raise ArtifactError(f"'{path}' is no AdaFlex artifact; give a file that .save() or `adaflex compile` wrote")
     _, version, reserved, header, size, digest = PREAMBLE.unpack(raw[: PREAMBLE.size])
-    if version != VERSION:
+    if version not in (VERSION, STREAMING):
         raise ArtifactError(
-            f"'{path}' has format version {version}, this AdaFlex reads version {VERSION}; "
+            f"'{path}' has format version {version}, this AdaFlex reads versions {VERSION} and {STREAMING}; "
             "install the version that wrote it, or save it again"
         )
     if size != file_bytes:
@@ -70,7 +72,7 @@ def read_preamble(raw: bytes, path: Path, file_bytes: int) -> Preamble:
     return Preamble(version, header, size, digest)
 
 
-def replace_file(path: Path, pieces: Sequence[Piece]) -> None:
+def replace_file(path: Path, pieces: Iterable[Piece]) -> None:
     """Make ``path`` hold ``pieces``: a temporary file beside it, synced, then renamed over it.
 
     Raises ``ArtifactError`` naming the file where the system refuses; ``path`` is then as it was.

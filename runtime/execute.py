@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaflex.errors import BudgetError, OptionError
+from adaflex.errors import BudgetError, OptionError, StreamError
 from adaflex.runtime.bounds import check_bounds
 from adaflex.runtime.inputs import check_inputs, sizes_of
 from adaflex.runtime.kernels import Kernels, Prepared
@@ -25,6 +25,9 @@ from adaflex.runtime.layout import Layout, plan_layout, touched
 from adaflex.runtime.library import DTYPES, LibraryCall, prepare
 from adaflex.runtime.program import LibraryStep, Program, Segment
 from adaflex.runtime.region import evaluate
+from adaflex.runtime.ring import ring_bytes
+from adaflex.runtime.staging import Staging, Turn
+from adaflex.runtime.stream import Stream
 
 ALIGNMENT = 64
 
@@ -64,9 +67,19 @@ class Executor:
     """A program that can be called with its inputs, in their order; symbolic ints are given as ints."""
 
     def __init__(
-        self, program: Program, weights: Tensor, kernels: Kernels, *, threads: int, max_concurrency: int = 1
+        self,
+        program: Program,
+        weights: Tensor,
+        kernels: Kernels,
+        *,
+        threads: int,
+        max_concurrency: int = 1,
+        stream: Stream | None = None,
     ) -> None:
         self.program, self.weights, self.kernels, self.threads = program, weights, kernels, threads
+        if program.blocks and stream is None:
+            raise StreamError("this program streams weights from disk, and was given no file that holds them")
+        self.staging = Staging(program, stream) if stream is not None and program.blocks else None
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
         self._lock = threading.Lock()
         self._turns = threading.Semaphore(max_concurrency)
@@ -85,7 +98,7 @@ class Executor:
         start = self.weights.data_ptr()
         addresses = []
         for slot in self.program.slots:
-            known = slot.kind == "constant"
+            known = slot.kind == "constant" and self.program.constants[slot.constant].tier == "memory"
             addresses.append(start + self.program.constants[slot.constant].offset if known else 0)
         return addresses
 
@@ -151,7 +164,11 @@ class Executor:
 
     def _run(self, shape: _Shape, place: _Place, inputs: Sequence[Any]) -> list[Tensor]:
         addresses, tensors = self._bind(shape, place.arena, inputs)
-        self._walk(shape, place, addresses, tensors)
+        if self.staging is None:
+            self._walk(shape, place, addresses, tensors)
+        else:
+            with self.staging.turn(addresses) as turn:
+                self._walk(shape, place, addresses, tensors, turn)
         return [tensors[slot] for slot in self.program.outputs]
 
     def _bind(self, shape: _Shape, arena: Tensor, inputs: Sequence[Any]) -> tuple[list[int], dict[int, Tensor]]:
@@ -172,10 +189,19 @@ class Executor:
             addresses[number] = start + layout.offsets[number]
         return addresses, tensors
 
-    def _walk(self, shape: _Shape, place: _Place, addresses: list[int], tensors: dict[int, Tensor]) -> None:
+    def _walk(
+        self,
+        shape: _Shape,
+        place: _Place,
+        addresses: list[int],
+        tensors: dict[int, Tensor],
+        turn: Turn | None = None,
+    ) -> None:
         segment, arena = 0, place.arena
         thread_arena = _aligned(arena) + shape.layout.shared_bytes
         for number, entry in enumerate(self.program.schedule):
+            if turn is not None:
+                turn.enter(number)
             if isinstance(entry, Segment):
                 place.calls.run(segment, addresses, thread_arena)
                 segment += 1
@@ -184,11 +210,14 @@ class Executor:
                 for slot, value in call(self.program, shape.values, arena, self.weights, addresses, tensors):
                     tensors[slot] = value
                     addresses[slot] = value.data_ptr()
+            if turn is not None:
+                turn.leave(number)
             for slot in self._last_use[number]:
                 tensors.pop(slot, None)
 
     def time_segments(self, inputs: Sequence[Any]) -> list[int]:
         """Run a program without library steps once; nanoseconds of each segment."""
+        assert self.staging is None, "only programs that lie in memory are timed piece by piece"
         shape = self.shape(inputs)
         place = self._place(shape)
         addresses, _ = self._bind(shape, place.arena, inputs)
@@ -202,8 +231,12 @@ class Executor:
         return times
 
     def memory(self, inputs: Sequence[Any]) -> dict[str, int]:
-        """Planned bytes for these sizes: stored weights, arena, temporaries of library steps, their sum."""
+        """Planned bytes for these sizes: resident weights, arena, ring, temporaries of library steps, their sum."""
         layout = self.shape(inputs).layout
-        weights = self.weights.numel()
-        total = weights + layout.arena_bytes + layout.library_bytes
-        return {"weights": weights, "arena": layout.arena_bytes, "library": layout.library_bytes, "total": total}
+        parts = {
+            "weights": self.weights.numel(),
+            "arena": layout.arena_bytes,
+            "ring": ring_bytes(self.program.blocks),
+            "library": layout.library_bytes,
+        }
+        return {**parts, "total": sum(parts.values())}

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from adaflex.runtime.region import Region, Size
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of programs whose constants all lie in memory
+STREAMED_VERSION = 2  # of programs that stream some
 
 ITEM_BYTES = {
     "f32": 4,
@@ -47,7 +48,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Constant:
-    """Bytes of the weights file: ``offset`` is aligned to 64."""
+    """Bytes of the weights: ``offset`` is aligned to 64, and counted in the streamed bytes where ``tier`` is "disk"."""
 
     name: str  # of the site or tensor; for people and for errors, never part of generated text
     offset: int
@@ -172,6 +173,20 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Prefetch:
+    """A block of the tier schedule: the bytes of the streamed file that are read ahead together, in order of use.
+
+    A block whose constants all lie in memory has no bytes; it keeps its place, because block b is read while block b-1
+    is computed, and not before block b-2 is done.
+    """
+
+    first: int  # schedule entry before which its bytes must be there
+    last: int  # schedule entry after which they are not needed any more
+    offset: int = 0  # in the streamed bytes, a whole number of pages
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Program:
     """Everything but the bytes of the weights and the built kernels."""
 
@@ -188,3 +203,4 @@ class Program:
     hints: tuple[int, ...] = ()  # value of each symbol at capture
     output_spec: str = ""  # how the outputs nest (torch's pytree description as JSON)
     notes: tuple[tuple[str, str], ...] = ()
+    blocks: tuple[Prefetch, ...] = ()  # the tier schedule; () where nothing is streamed

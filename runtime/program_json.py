@@ -24,6 +24,7 @@ from adaflex.runtime.program import (
     Operand,
     Part,
     Phase,
+    Prefetch,
     Program,
     RowStep,
     Segment,
@@ -332,6 +333,7 @@ def step(value: Any, where: str) -> Any:
 
 LOOP = record(Loop, {"steps": many(_index), "rows": count, "block": integer(0, 1 << 30)})
 PHASE = record(Phase, {"loops": many(LOOP)})
+PREFETCH = record(Prefetch, {"first": _index, "last": _index, "offset": integer(0), "size_bytes": integer(0)})
 SEGMENT = record(Segment, {"groups": count, "phases": many(PHASE)})
 
 
@@ -356,6 +358,7 @@ PROGRAM = record(
         "hints": many(integer(), 4096),
         "output_spec": text,
         "notes": many(pair(text, text), 4096),
+        "blocks": many(PREFETCH, 4096),
     },
 )
 

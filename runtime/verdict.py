@@ -15,6 +15,7 @@ from typing import Any
 
 SCHEMA = 1
 NOISE = 0.10  # a time within this share above its limit holds where the measurement's own spread explains it
+STALL_SHARE, STALL_NS = 1.25, 1_000_000  # a stall holds up to this share of what was stated, and so much more
 ROLLUP = Path("/proc/self/smaps_rollup")
 
 
@@ -22,7 +23,7 @@ ROLLUP = Path("/proc/self/smaps_rollup")
 class Promise:
     """One budget. Bytes, nanoseconds, or the unit of the loss; ``asked`` None: no limit, only reported."""
 
-    name: str  # "memory", "latency", "loss", "bits", a tier
+    name: str  # "memory", "latency", "loss", "bits", "stall"
     unit: str  # "bytes", "ns", "error", "kl", ...
     asked: float | None
     planned: float | None  # None: the plan does not predict it
@@ -50,7 +51,13 @@ class Promise:
         return f"{self.name}: {', '.join(parts)}{end}"
 
     def _figures(self) -> tuple[tuple[str, float | None], ...]:
-        return ("asked", self.asked), ("planned", self.planned), ("measured", self.measured)
+        limit = "allowed" if self.name == "stall" else "asked"
+        return (limit, self.asked), ("planned", self.planned), ("measured", self.measured)
+
+
+def stall_promise(stated: int, measured: int) -> Promise:
+    """How long a call waits for the disk while nothing is cached: it may be a quarter and a millisecond longer."""
+    return Promise("stall", "ns", STALL_SHARE * stated + STALL_NS, stated, measured)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from adaflex.solver.plan import Totals
@@ -138,6 +138,14 @@ def phase_time(table: CostTable, chosen: Sequence[Choice], phase: int) -> int:
         else:
             outside += times[phase]
     return outside + steady_period(load, compute, table.ring_depth)
+
+
+def stall_ns(table: CostTable, choices: Chosen) -> tuple[int, ...]:
+    """Nanoseconds of each phase that are spent waiting for streamed weights, in steady state and before scaling."""
+    chosen = taken(table, choices)
+    resident = [replace(choice, cost=replace(choice.cost, stream_ns=())) for choice in chosen]
+    phases = range(len(table.phases))
+    return tuple(phase_time(table, chosen, phase) - phase_time(table, resident, phase) for phase in phases)
 
 
 def steady_period(load: Sequence[int], compute: Sequence[int], depth: int) -> int:

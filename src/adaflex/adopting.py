@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from adaflex.assembly import assemble, executor
+from adaflex.assembly import Assembled, assemble, blocks_of, executor
 from adaflex.codegen.draft import packed_form
 from adaflex.codegen.kernels.family import kernel
 from adaflex.codegen.kernels.menu import MENU
@@ -19,7 +20,7 @@ from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Encoded, Machine
 from adaflex.passes.sites import find_sites
 from adaflex.runtime.execute import Executor
-from adaflex.runtime.program import Program
+from adaflex.runtime.program import Constant
 from adaflex.solver.table import Encoding
 
 
@@ -28,16 +29,19 @@ class Decided:
     """What was planned: a decision, and the program that holds its bytes."""
 
     decision: Decision
-    program: Program
-    weights: Tensor
+    assembled: Assembled
 
     def encoded(self, site: str, encoding: Encoding, shape: tuple[int, ...]) -> Encoded | None:
         """The site's tensor as this program stores it; None where it does not."""
-        for constant in self.program.constants:
+        for constant in self.assembled.program.constants:
             if constant.name == site and constant.form == packed_form(encoding):
-                block = self.weights[constant.offset : constant.offset + constant.size_bytes]
-                return kernel(MENU, encoding.family).unpack(block, shape, encoding)
+                return kernel(MENU, encoding.family).unpack(self._bytes(constant), shape, encoding)
         return None
+
+    def _bytes(self, constant: Constant) -> Tensor:
+        if constant.tier == "memory" or self.assembled.stream is None:
+            return self.assembled.weights[constant.offset : constant.offset + constant.size_bytes]
+        return torch.from_numpy(self.assembled.stream.load_part(constant.offset, constant.size_bytes))
 
 
 def adopt(earlier: Sequence[Decided], capture: Capture, weights: Weights, here: Machine, calls: int) -> Executor:
@@ -50,9 +54,13 @@ def adopt(earlier: Sequence[Decided], capture: Capture, weights: Weights, here: 
     blocks = {block.id for block in sites.blocks}
     known: dict[str, Encoding] = {}
     skipped: list[str] = []
+    tiers: dict[str, str] = {}
+    streamed = any(decided.decision.tiers for decided in earlier)
+    streams = {site for block in blocks_of(capture, sites) for site in block} if streamed else set()
     for decided in earlier:
         known |= {site: encoding for site, encoding in decided.decision.encodings.items() if site in shapes}
         skipped += [name for name in decided.decision.skipped if name in blocks]
+        tiers |= {site: tier for site, tier in decided.decision.tiers.items() if site in streams}
 
     def provide(site: str, encoding: Encoding) -> Encoded:
         for decided in earlier:
@@ -62,4 +70,4 @@ def adopt(earlier: Sequence[Decided], capture: Capture, weights: Weights, here: 
         weight = sites.weight(weights, site).detach().float()
         return kernel(MENU, encoding.family).encode(weight, encoding, None)
 
-    return executor(assemble(capture, weights, sites, Decision(known, tuple(skipped)), provide), here, calls)
+    return executor(assemble(capture, weights, sites, Decision(known, tuple(skipped), tiers), provide), here, calls)

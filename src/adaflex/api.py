@@ -199,7 +199,7 @@ def plan_capture(capture: Capture, weights: Weights, call: Call, options: Option
         data = Calibration([call.batch if call.batch is not None else Batch(tuple(call.inputs), {})])
     scored = None if fits(capture, data) else replace(call, batch=roomiest(data)).recaptured()
     planned = _planned(*(scored or (capture, weights)), data, options, call.batch)
-    decided = Decided(decision_of(planned.table, planned.plan), planned.assembled.program, planned.assembled.weights)
+    decided = Decided(decision_of(planned.table, planned.plan), planned.assembled)
     if scored is None:
         return Planning(capture, planned.executor, decided, planned)
     runs = adopt([decided], capture, weights, planned.machine, options.max_concurrency)

@@ -20,11 +20,14 @@ from adaflex.codegen.lower import lower
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Encoded, Machine
-from adaflex.passes.restructure import restructure
+from adaflex.passes.restructure import Restructured, restructure
 from adaflex.passes.sites import Sites
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.program import Program
+from adaflex.runtime.stream import Stream
+from adaflex.runtime.stream_file import keep
 from adaflex.solver.table import Encoding
+from adaflex.streaming import sites_by_node, staged, streamable
 
 Provider = Callable[[str, Encoding], Encoded]  # (site, encoding) -> the tensor that ships
 
@@ -35,6 +38,7 @@ class Assembled:
 
     program: Program
     weights: Tensor
+    stream: Stream | None = None  # of constants that are read from disk at every call
 
 
 def assignments(capture: Capture, sites: Sites, decision: Decision) -> dict[str, Assignment]:
@@ -59,27 +63,40 @@ def draft_of(capture: Capture, sites: Sites, decision: Decision) -> Draft:
     return lower(capture, assignments(capture, sites, decision))
 
 
-def skeleton(capture: Capture, sites: Sites, decision: Decision) -> tuple[Program, int]:
-    """The program of a set of choices without its bytes, and how many bytes its constants take."""
+def blocks_of(capture: Capture, sites: Sites) -> tuple[tuple[str, ...], ...]:
+    """The sites that can be streamed, in the order of use, by block of prefetch."""
+    return streamable(draft_of(capture, sites, Decision({})), sites_by_node(capture, sites))
+
+
+def _drafted(capture: Capture, sites: Sites, decision: Decision) -> tuple[Restructured, Draft]:
+    """The model as the decision shapes it, lowered, and its constants where the decision has them."""
     small = restructure(capture, sites, decision)
-    program, _, total = place(draft_of(small.capture, small.sites, decision), _names(small.capture))
-    return program, total
+    draft = draft_of(small.capture, small.sites, decision)
+    if set(decision.tiers.values()) - {"memory"}:  # blocks are those of the whole model: skipped ones are empty
+        by_node = sites_by_node(small.capture, small.sites)
+        draft = staged(draft, by_node, blocks_of(capture, sites), decision.tiers)
+    return small, draft
+
+
+def skeleton(capture: Capture, sites: Sites, decision: Decision) -> tuple[Program, int]:
+    """The program of a set of choices without its bytes, and how many bytes its constants take in memory."""
+    small, draft = _drafted(capture, sites, decision)
+    return place(draft, _names(small.capture))
 
 
 def assemble(capture: Capture, weights: Weights, sites: Sites, decision: Decision, provider: Provider) -> Assembled:
-    """Lower and pack a set of choices."""
-    small = restructure(capture, sites, decision)
+    """Lower and pack a set of choices; what is streamed goes to a file of the cache."""
+    small, draft = _drafted(capture, sites, decision)
     capture, sites, weights = small.capture, small.sites, small.weights(weights)
-    draft = draft_of(capture, sites, decision)
     by_node = {constant.node: weight for constant, weight in zip(capture.constants, weights, strict=True)}
-    site_of = {capture.constants[sites.source[site.id][0]].node: site.id for site in sites.sites}
+    site_of = sites_by_node(capture, sites)
 
     def pack(use: ConstantUse) -> Tensor:
         assert use.encoding is not None
         return kernel(MENU, use.encoding.family).pack(provider(site_of[use.node], use.encoding))
 
-    program, block = finish(draft, by_node, _names(capture), pack)
-    return Assembled(program, block)
+    program, made = finish(draft, by_node, _names(capture), pack)
+    return Assembled(program, made.resident, keep(made.streamed.numpy()) if program.blocks else None)
 
 
 def _names(capture: Capture) -> dict[str, str]:
@@ -88,4 +105,6 @@ def _names(capture: Capture) -> dict[str, str]:
 
 def executor(assembled: Assembled, here: Machine, max_concurrency: int = 1) -> Executor:
     """A program ready to be called."""
-    return building.executor(assembled.program, assembled.weights, here.isa, here.threads, max_concurrency)
+    return building.executor(
+        assembled.program, assembled.weights, here.isa, here.threads, max_concurrency, stream=assembled.stream
+    )

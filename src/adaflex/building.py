@@ -16,6 +16,7 @@ from adaflex.native import build, compiler, keep
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.kernels import Kernels, NativeKernels
 from adaflex.runtime.program import Program
+from adaflex.runtime.stream import Stream
 
 log = logging.getLogger("adaflex")
 
@@ -42,8 +43,14 @@ def kernels(program: Program, isa: str, threads: int, native: bytes | None = Non
 
 
 def executor(
-    program: Program, weights: Tensor, isa: str, threads: int, max_concurrency: int = 1, native: bytes | None = None
+    program: Program,
+    weights: Tensor,
+    isa: str,
+    threads: int,
+    max_concurrency: int = 1,
+    native: bytes | None = None,
+    stream: Stream | None = None,
 ) -> Executor:
-    """A program ready to be called."""
+    """A program ready to be called; ``stream`` holds what it streams."""
     found = kernels(program, isa, threads, native)
-    return Executor(program, weights, found, threads=threads, max_concurrency=max_concurrency)
+    return Executor(program, weights, found, threads=threads, max_concurrency=max_concurrency, stream=stream)

@@ -60,5 +60,9 @@ class ArtifactError(OptionError):
     """A saved artifact is damaged, from a future version, or hostile; nothing of it was used."""
 
 
+class StreamError(AdaflexError, RuntimeError):
+    """Weights that a program streams from disk could not be read; the message names the file."""
+
+
 class CacheError(OptionError):
     """A cache the user named cannot be used, or an entry does not belong to what asked for it."""

@@ -77,7 +77,9 @@ class Program:
             )
         kernels = self.executor.kernels
         parts = {NATIVE: kernels.path.read_bytes()} if native and isinstance(kernels, NativeKernels) else None
-        return artifact.write(path, self.executor.program, self.executor.weights, self.manifest, parts)
+        runs = self.executor
+        stream = runs.staging.stream if runs.staging is not None else None
+        return artifact.write(path, runs.program, runs.weights, self.manifest, parts, stream)
 
     def to_json(self) -> str:
         """The manifest."""
@@ -94,7 +96,8 @@ def load(
     """
     found = artifact.read(path, kernel_library(), trust)
     isa, count = machine.isa(), machine.thread_count(threads)
-    runs = building.executor(found.program, found.weights, isa, count, max_concurrency, found.native.get(NATIVE))
+    native = found.native.get(NATIVE)
+    runs = building.executor(found.program, found.weights, isa, count, max_concurrency, native, found.stream)
     signature = Signature.from_json(found.manifest.get("signature"))
     return Program(runs, signature, found.manifest, _verdict(found.manifest))
 

@@ -19,6 +19,7 @@ from adaflex.runtime.execute import Executor
 
 SHORTEST_S = 0.15  # of one burst
 BURSTS = 5
+COLD_CALLS = 5
 
 
 def latency(call: Callable[[], Any]) -> tuple[int, float]:
@@ -40,6 +41,20 @@ def latency(call: Callable[[], Any]) -> tuple[int, float]:
     calm = ordered[: (len(ordered) + 1) // 2]  # another process only ever makes a burst longer
     middle = statistics.median(calm)
     return int(middle), (ordered[-1] - ordered[0]) / middle
+
+
+def stall(executor: Executor, call: Callable[[], Any]) -> int:
+    """Median nanoseconds that a call waits for the disk while nothing is in the page cache."""
+    staging = executor.staging
+    assert staging is not None
+    call()
+    waits = []
+    for _ in range(COLD_CALLS):
+        staging.stream.drop_cache()
+        before = staging.waited_ns
+        call()
+        waits.append(staging.waited_ns - before)
+    return int(statistics.median(waits))
 
 
 def loss_of(

@@ -14,6 +14,7 @@ from adaflex.allowed import check_finite, narrowed, pins_of, refuse_early
 from adaflex.assembly import Assembled
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.deciding import Solver, choose, with_bound_of
+from adaflex.errors import BudgetError, TimeLimitError
 from adaflex.machine import cpu, isa, thread_count
 from adaflex.native import cache_folder
 from adaflex.options import Options
@@ -25,6 +26,7 @@ from adaflex.passes.menu import Machine
 from adaflex.passes.score import Scores, name_of, score
 from adaflex.passes.score_cache import Key, ScoreCache, inputs_digest, key_of
 from adaflex.passes.sites import Sites, find_sites
+from adaflex.placing import slower
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.verdict import Verdict
 from adaflex.solver.plan import Plan
@@ -138,11 +140,17 @@ def _decide(setting: Setting, table: CostTable, solver: Solver, true_loss: _True
         if corrected is None:
             break
         budget, changed = corrected
-        following = choose(changed, budget, solver, true_loss)
-        if following.plan.choices == attempt.plan.choices:
+        try:
+            following = choose(changed, budget, solver, true_loss)
+        except (BudgetError, TimeLimitError):  # no plan makes up for it: the verdict says what does not hold
+            break
+        same = following.plan.choices == attempt.plan.choices
+        if same and _held(attempt, "stall"):
             break
         plan = with_bound_of(first, following.plan) if changed is table else following.plan
         attempt = attempted(setting, changed, plan, asked, first.budget.loss)
+        if same:
+            break
     judge(attempt.verdict, setting.options)
     return planned_of(setting, attempt, chosen.uniform, start)
 
@@ -189,6 +197,19 @@ class _TrueLoss:
         return found
 
 
+def _held(attempt: Attempt, name: str) -> bool:
+    return all(promise.held for promise in attempt.verdict.promises if promise.name == name)
+
+
+def _restated(attempt: Attempt, table: CostTable) -> CostTable:
+    """The table for a disk as slow as the stall that was measured says."""
+    stall = next(promise for promise in attempt.verdict.promises if promise.name == "stall")
+    streamed = {site for block in table.blocks for site in block}
+    by_id = {choice.id: choice for choice in table.choices}
+    computed = sum(by_id[name].cost.time_ns[0] for site, name in attempt.plan.choices if site in streamed)
+    return slower(table, ((stall.measured or 0) + computed) / max((stall.planned or 0) + computed, 1))
+
+
 def _corrected(budget: Budget, attempt: Attempt) -> tuple[Budget, CostTable] | None:
     """The budget or table that makes up for what did not hold; None where all held."""
     by_name = {promise.name: promise for promise in attempt.verdict.promises}
@@ -206,4 +227,6 @@ def _corrected(budget: Budget, attempt: Attempt) -> tuple[Budget, CostTable] | N
     if abs(ratio - 1) > SCALE_TOLERANCE and budget.latency_ns:
         scale = table.time_scale[0] / table.time_scale[1] * ratio
         table, changed = replace(table, time_scale=(int(scale * 10_000), 10_000)), True
+    if not _held(attempt, "stall"):
+        table, changed = _restated(attempt, table), True
     return (budget, table) if changed else None

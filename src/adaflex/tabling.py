@@ -10,7 +10,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from adaflex.assembly import Provider, assemble, executor, skeleton
+from adaflex.assembly import Provider, assemble, blocks_of, executor, skeleton
 from adaflex.costing import Baseline, Facts, build_table, specs_of, uniform
 from adaflex.machine import fingerprint
 from adaflex.measuring import latency
@@ -23,13 +23,14 @@ from adaflex.passes.losses import Loss
 from adaflex.passes.menu import Machine
 from adaflex.passes.score import Scores
 from adaflex.passes.sites import Sites
+from adaflex.placing import Placement, disk, placed
 from adaflex.price_cache import PriceCache
 from adaflex.pricing import Price, Spec, price
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.inputs import sizes_of
 from adaflex.runtime.layout import plan_layout
 from adaflex.skipping import Meter, measured, with_skips
-from adaflex.solver.table import CostTable
+from adaflex.solver.table import CostTable, Encoding
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 
@@ -107,10 +108,10 @@ def measured_table(
     base = executor(assemble(model.capture, model.weights, sites, level, provider_of(scores, level)), here)
     memory = base.memory(model.timed)
     taken, _ = latency(lambda: base(*model.timed))
-    live = max(
-        most_live(base, model),
-        *(_live_of(base, model, sites, Decision(uniform(sites, each, scores.loss))) for each in LEVELS),
-    )
+    placement = placement_of(model, sites, options)
+    tiers = {site: "disk" for block in placement.blocks for site in block} if placement is not None else {}
+    levels = [Decision(uniform(sites, each, scores.loss), tiers=tiers) for each in LEVELS]
+    live = max(most_live(base, model), *(_live_of(base, model, sites, each) for each in levels))
     baseline = Baseline(encodings, memory["weights"], live, taken)
     eager, _ = latency(lambda: model.capture.run(model.weights, model.timed))
     facts = Facts(
@@ -122,8 +123,28 @@ def measured_table(
         notes=tuple(scores.notes),
     )
     table = build_table(sites, scores.loss, rows, prices, baseline, facts)
-    if not scores.skip_loss:
-        return table
+    if scores.skip_loss:
+        table = _skipping(model, sites, scores, here, (base, table, encodings))
+    return table if placement is None else placed(table, placement)
+
+
+def placement_of(model: Model, sites: Sites, options: Options) -> Placement | None:
+    """What can be streamed from which disk; None where placement is no axis, or nothing can be."""
+    if "placement" not in options.axes or options.device != "cpu":
+        return None
+    blocks = blocks_of(model.capture, sites)
+    return Placement(blocks, disk()) if blocks else None
+
+
+def _skipping(
+    model: Model,
+    sites: Sites,
+    scores: Scores,
+    here: Machine,
+    level: tuple[Executor, CostTable, dict[str, Encoding]],
+) -> CostTable:
+    """The table with the model's skips, measured on a uniform plan."""
+    base, table, encodings = level
     meter = Meter(
         model.capture,
         model.capture.bind_symbols(model.timed),
@@ -140,16 +161,16 @@ def _time_of(model: Model, sites: Sites, scores: Scores, here: Machine, decision
 
 
 def most_live(base: Executor, model: Model) -> int:
-    """Most arena and library bytes over all sizes seen in calibration."""
+    """Most arena, ring and library bytes over all sizes seen in calibration."""
     most = 0
     for inputs in (*model.data.fit, *model.data.held):
         memory = base.memory(inputs)
-        most = max(most, memory["arena"] + memory["library"])
+        most = max(most, memory["arena"] + memory["ring"] + memory["library"])
     return most
 
 
 def _live_of(base: Executor, model: Model, sites: Sites, decision: Decision) -> int:
-    """The same for another decision, laid out but not built; scratch as the built one needs."""
+    """Most arena and library bytes of another decision, laid out but not built; scratch as the built one needs."""
     program, _ = skeleton(model.capture, sites, decision)
     most = 0
     for inputs in (*model.data.fit, *model.data.held):

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 from adaflex.assembly import Assembled, assemble, executor
 from adaflex.errors import PromiseError
-from adaflex.measuring import latency, loss_of
+from adaflex.measuring import latency, loss_of, stall
 from adaflex.options import Options
 from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Machine
 from adaflex.passes.score import Scores
 from adaflex.passes.sites import Sites
 from adaflex.runtime.execute import Executor
-from adaflex.runtime.verdict import Promise, Verdict
+from adaflex.runtime.verdict import Promise, Verdict, stall_promise
 from adaflex.skipping import block_of
+from adaflex.solver.check import stall_ns
 from adaflex.solver.plan import Plan
 from adaflex.solver.table import Budget, CostTable
 from adaflex.tabling import Model, kind_of, most_live, provider_of
@@ -55,6 +56,7 @@ def decision_of(table: CostTable, plan: Plan) -> Decision:
     return Decision(
         {site: choice.encoding for site, choice in taken if choice.encoding is not None},
         tuple(dict.fromkeys(block_of(choice) for _, choice in taken if choice.axis == "skip")),
+        {site: choice.tier for site, choice in taken if choice.tier != table.tiers[0].name},
     )
 
 
@@ -76,6 +78,7 @@ def attempted(setting: Setting, table: CostTable, plan: Plan, asked: Budget, mos
         Promise("latency", "ns", most_ns, totals.time_ns[0], taken, spread * taken),
         Promise("loss", table.loss_kind, most_loss, totals.loss, loss),
         *_bits(made, setting.sites, asked, totals.bits_milli),
+        *_stall(runs, table, plan, model),
     )
     return Attempt(table, plan, made, runs, Verdict(promises, model.same_data, here_text(here)))
 
@@ -88,6 +91,14 @@ def _bits(made: Assembled, sites: Sites, asked: Budget, planned: int) -> tuple[P
     stored = sum(constant.size_bytes for constant in made.program.constants if constant.name in names)
     measured = 8 * stored / max(sum(site.weight_count for site in sites.sites), 1)
     return (Promise("bits", "bits per weight", asked.bits_milli / 1000, planned / 1000, measured),)
+
+
+def _stall(runs: Executor, table: CostTable, plan: Plan, model: Model) -> tuple[Promise, ...]:
+    """How long a call waits for the disk, the page cache cold: stated by the table, and measured."""
+    if runs.staging is None:
+        return ()
+    stated = stall_ns(table, plan.choices)[0]
+    return (stall_promise(stated, stall(runs, lambda: runs(*model.timed))),)
 
 
 def judge(verdict: Verdict, options: Options) -> None:

@@ -56,4 +56,5 @@ def program_of(capture: Capture, weights: Sequence[Tensor], pick: Pick = fp32) -
         weight = by_node[use.node].detach().float()
         return family.pack(family.encode(weight.t().contiguous() if use.transposed else weight, use.encoding, None))
 
-    return finish(draft, by_node, {constant.node: constant.name for constant in capture.constants}, pack)
+    program, made = finish(draft, by_node, {constant.node: constant.name for constant in capture.constants}, pack)
+    return program, made.resident

@@ -14,12 +14,13 @@ from adaflex.errors import CacheError
 from adaflex.settings import settings
 from adaflex.solver.units import show_bytes
 
-HELP = "show or clear measured scores and built kernels"
+HELP = "show or clear measured scores, built kernels and streamed weights"
 PARTS = {
     "scores": "*.json*",
     "encoded": "*.npz",
     "prices": "*.json*",
     "native": "*",
+    "streams": "*",
 }  # folder of the cache -> its files
 
 
@@ -36,7 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
     parser.add_argument("action", nargs="?", choices=("show", "clear"), default="show", help="default show")
     parser.add_argument(
-        "--only", choices=tuple(PARTS), help="measured losses, repaired tensors, prices, or built kernels"
+        "--only",
+        choices=tuple(PARTS),
+        help="measured losses, repaired tensors, prices, kernels, streamed weights",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -99,7 +99,7 @@ def ones(program: Program) -> dict[str, Any]:
 def measured(program: Program, calls: Sequence[Mapping[str, Any]], original: Any) -> Verdict:
     """The artifact's verdict with this machine's figures; loss only where the original is at hand."""
     from adaflex.machine import cpu, isa, thread_count
-    from adaflex.measuring import latency
+    from adaflex.measuring import latency, stall
 
     assert program.verdict is not None
     own = max(program.memory(**call)["total"] for call in calls)
@@ -110,6 +110,8 @@ def measured(program: Program, calls: Sequence[Mapping[str, Any]], original: Any
             promise = replace(promise, measured=own, spread=0.0)
         elif promise.name == "latency":
             promise = replace(promise, measured=taken, spread=spread * taken)
+        elif promise.name == "stall" and program.executor.staging is not None:
+            promise = replace(promise, measured=stall(program.executor, lambda: program(**calls[0])))
         elif promise.name == "loss":
             loss = loss_of(program, calls, original, promise.unit) if original is not None else None
             promise = replace(promise, measured=loss)
