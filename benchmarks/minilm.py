@@ -206,6 +206,7 @@ def prepare(folder: Path) -> dict[str, Any]:
     import torch
 
     import adaflex
+    from eager_memory import eager_bytes
 
     torch.set_num_threads(2)
     model, tokenizer = sentences.load()
@@ -218,13 +219,13 @@ def prepare(folder: Path) -> dict[str, Any]:
             stored[f"wanted.{batch}.{length}"] = model(**given).numpy()
     numpy.savez(folder / "inputs.npz", **stored)
     plans = {}
-    dims = {"input_ids": {0: "b", 1: "t"}, "attention_mask": {0: "b", 1: "t"}}
     for name, options in OURS.items():
         first = arguments(tokenizer, 1, 128)
-        made = adaflex.plan(model, first, calibration=data, shapes=dims, on_broken="warn", **options)
+        made = adaflex.plan(model, first, calibration=data, on_broken="warn", **options)
         program = made.compile()
         program.save(folder / f"{name.replace(' ', '-')}.afx")
         plans[name] = {f"{b} x {t}": program.memory(**arguments(tokenizer, b, t)) for b, t in SHAPES}
+    plans["eager"] = {f"{b} x {t}": eager_bytes(model, arguments(tokenizer, b, t)) for b, t in SHAPES}
     if PEERS.exists():
         export(model, tokenizer, data, folder)
     return plans
