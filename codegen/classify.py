@@ -80,6 +80,8 @@ def linear_of(node: fx.Node) -> Linear | None:
     value, out = tensor(x), tensor(node)
     if not (isinstance(source, fx.Node) and source.op == "placeholder" and "constant" in source.meta):
         return None
+    if not source.meta.get("decided", True):  # no kernel serves all its uses: torch multiplies by it as it is
+        return None
     if value is None or out is None or value.dtype != torch.float32 or value.dim() < 1:
         return None
     weight_value = tensor(source)

@@ -49,6 +49,7 @@ class Lowering:
         for node in capture.graph.graph.nodes:
             if node.op == "placeholder" and node.name in self.constant_names:
                 node.meta["constant"] = True
+                node.meta["decided"] = node.name in assignments
         self.views = ViewGraph(capture)
         fuser = Fuser(capture.graph.graph, capture.sizes, self.views.base_of)
         self.units = fuser.run()

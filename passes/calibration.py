@@ -34,6 +34,7 @@ class Batch:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     given: Any = None
+    bound: bool = False  # ``args`` are the graph's own inputs, in its order
 
 
 class Calibration:
@@ -47,6 +48,7 @@ class Calibration:
     def __init__(self, batches: Any) -> None:
         self._source: Any = batches
         self._batches: tuple[Batch, ...] | None = None
+        self.state: Mapping[str, Tensor] = {}  # what every call finds in the buffers that it writes to, by name
 
     @property
     def batches(self) -> tuple[Batch, ...]:
@@ -58,6 +60,15 @@ class Calibration:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+def with_state(data: Calibration, state: Mapping[str, Tensor]) -> Calibration:
+    """The same calls, each of which finds ``state`` in the buffers that it writes to."""
+    if not state:
+        return data
+    made = Calibration(list(data.batches))
+    made.state = state
+    return made
 
 
 def calibration(source: Any) -> Calibration:
@@ -158,16 +169,14 @@ class Samples:
         return next(len(each) for each in inputs if isinstance(each, Tensor)) if self.by_rows else 1
 
 
-def samples(
-    capture: Capture, data: Calibration, *, whole: bool = False, parameters: Sequence[str] = (), state: Inputs = ()
-) -> Samples:
+def samples(capture: Capture, data: Calibration, *, whole: bool = False, parameters: Sequence[str] = ()) -> Samples:
     """Bind every call to the graph's inputs, merge equal shapes, and hold out the last quarter from four samples on.
 
     ``whole`` keeps the calls as given (a user's loss function sees them); ``parameters`` names the model's positional
-    arguments; ``state`` holds the buffers that calls write to. CalibrationError names what does not fit.
+    arguments. CalibrationError names what does not fit.
     """
     batches = data.batches
-    bound = [bind(capture, batch, index, parameters) + state for index, batch in enumerate(batches)]
+    bound = [_beside(capture, bind(capture, batch, i, parameters), data.state) for i, batch in enumerate(batches)]
     by_rows = _counts_rows(capture)
     mask = _mask(capture)
     if whole or not by_rows:
@@ -183,12 +192,12 @@ def samples(
 def bind(capture: Capture, batch: Batch, index: int = 0, parameters: Sequence[str] = ()) -> Inputs:
     """The graph's inputs for one call, checked against the captured types and sizes."""
     wanted = [each for each in capture.inputs if not each.is_state]
-    names = list(parameters) or list(dict.fromkeys(str(each.path[0]) for each in wanted if each.path))
-    values = dict(zip(names, batch.args, strict=False)) | dict(batch.kwargs)
+    heads = tuple(dict.fromkeys(str(each.path[0]) for each in wanted if each.path))
+    values = _by_name(tuple(parameters) or capture.positional or heads, batch)
     found = []
     for position, each in enumerate(wanted):
         try:
-            value = _at(values, each.path) if each.path else batch.args[position]
+            value = _at(values, each.path) if each.path and not batch.bound else batch.args[position]
         except (KeyError, IndexError, TypeError, AttributeError):
             known = ", ".join(map(str, values)) or "nothing"
             raise CalibrationError(
@@ -196,6 +205,21 @@ def bind(capture: Capture, batch: Batch, index: int = 0, parameters: Sequence[st
             ) from None
         found.append(_checked(value, each, index))
     return tuple(found)
+
+
+def _beside(capture: Capture, given: Inputs, state: Mapping[str, Tensor]) -> Inputs:
+    """The graph's inputs in its order: what a call gives, and the buffers it writes to."""
+    if not state:
+        return given
+    calls = iter(given)
+    return tuple(state[each.name] if each.is_state else next(calls) for each in capture.inputs)
+
+
+def _by_name(names: Sequence[str], batch: Batch) -> dict[str, Any]:
+    """The call's arguments by name; a last name with a star has all that are left."""
+    plain = [name for name in names if not name.startswith("*")]
+    rest = {name[1:]: batch.args[len(plain) :] for name in names if name.startswith("*")}
+    return rest | dict(zip(plain, batch.args, strict=False)) | dict(batch.kwargs)
 
 
 def _at(values: Mapping[str, Any], path: Sequence[str | int]) -> Any:

@@ -20,6 +20,7 @@ __all__ = [
     "OPERATORS",
     "Capture",
     "Constant",
+    "Fixed",
     "Input",
     "Mutation",
     "Origin",
@@ -64,6 +65,15 @@ class Input:
     is_symbol: bool = False  # a plain int, its value the symbol ``shape`` cannot give: see ``Symbol.source``
     is_state: bool = False  # a buffer of the model that a call writes back to
     path: tuple[str | int, ...] = ()  # argument name, then keys and indices; () where unknown
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """An argument that is no tensor: the graph holds for this value alone."""
+
+    path: tuple[str | int, ...]
+    value: Any  # None, bool, int, float or str
+    needed: bool  # left out, it would be another value
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,8 @@ class Capture:
     door: Literal["export", "dynamo"] = "export"
     out_spec: Any = None  # pytree of the outputs after the mutations (export door)
     symbol_names: Mapping[str, str] = field(default_factory=dict)  # torch's symbol -> ours
+    positional: tuple[str, ...] = ()  # names of a call's positional arguments; a last "*name" takes the rest
+    fixed: tuple[Fixed, ...] = ()  # plain values among the arguments (export door)
 
     def bind(self, tensors: Sequence[Tensor]) -> Weights:
         """The graph's constants for one set of the model's own tensors (aligned with ``sources``): folds are run.
@@ -141,6 +153,11 @@ class Capture:
         """All outputs of the graph, mutations first, computed by torch: the reference that others are held against."""
         with torch.no_grad():
             return list(self._loose(*weights, *inputs))
+
+    def run_by(self, interpreter: type[fx.Interpreter], weights: Weights, inputs: Sequence[Any]) -> list[Any]:
+        """The same, node by node, by an interpreter that may compute some otherwise."""
+        with torch.no_grad():
+            return list(interpreter(self._loose).run(*weights, *inputs))
 
     @cached_property
     def _loose(self) -> fx.GraphModule:

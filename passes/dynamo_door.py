@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -19,7 +19,15 @@ from adaflex.passes.assemble import Argument, assemble
 from adaflex.passes.assemble import Traced as Assembly
 from adaflex.passes.capture import Capture
 from adaflex.passes.export_door import qualified_names
-from adaflex.passes.torch_compat import Source, argument_sources, call_signature, real_tensors, trace
+from adaflex.passes.torch_compat import (
+    Source,
+    argument_sources,
+    call_signature,
+    place_of,
+    positional_names,
+    real_tensors,
+    trace,
+)
 
 Run = Callable[[tuple[Tensor, ...], tuple[Any, ...]], Sequence[Any]]
 """(the model's own tensors aligned with ``Capture.sources``, the call's inputs) -> every output of the graph."""
@@ -64,6 +72,7 @@ def capture_dynamo(
         order = [node.name for node in placeholders if arguments[node.name].role in ("input", "state")]
         mutations = {index: placeholders[at].name for index, at in enumerate(traced.mutated)}
         capture, tensors = assemble(Assembly(traced.graph.graph, arguments, mutations, "dynamo", name, None, order))
+        capture = replace(capture, positional=() if root is None else positional_names(root))
     position = {node.name: index for index, node in enumerate(placeholders)}
     pick_tensors = _picker([position[each.node] for each in capture.sources])
     pick_inputs = _picker([position[name] for name in order])
@@ -109,8 +118,8 @@ def call_path(source: Source, root: nn.Module | None) -> tuple[str | int, ...]:
     if kind == inspect.Parameter.VAR_KEYWORD:
         return path[1:]
     if kind == inspect.Parameter.VAR_POSITIONAL and isinstance(path[1], int):
-        inner = list(inspect.signature(type(root).forward).parameters)[1:]
-        return (inner[path[1]], *path[2:]) if path[1] < len(inner) else path
+        own = [each for each in call_signature(root).parameters.values() if each.kind <= each.POSITIONAL_OR_KEYWORD]
+        return (*place_of(positional_names(root), len(own) - 1 + path[1]), *path[2:])  # the first is self
     return path
 
 

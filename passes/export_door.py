@@ -9,6 +9,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from adaflex.errors import CaptureError
 from adaflex.passes.assemble import Argument, Traced, assemble, storage_key
-from adaflex.passes.capture import Capture, Weights
-from adaflex.passes.torch_compat import call_signature, leaf_paths
+from adaflex.passes.capture import Capture, Fixed, Weights
+from adaflex.passes.torch_compat import leaf_paths, place_of, positional_names
 
 
 def from_export(
@@ -52,20 +53,20 @@ def sources_from_export(
     order += [name for name, each in arguments.items() if each.role == "state"]
     spec = program.call_spec.out_spec
     ranges = {str(symbol): bounds for symbol, bounds in program.range_constraints.items()}
-    return assemble(Traced(graph, arguments, mutations, "export", type(model).__name__, spec, order, ranges))
+    capture, tensors = assemble(
+        Traced(graph, arguments, mutations, "export", type(model).__name__, spec, order, ranges)
+    )
+    fixed = _fixed(program, model, tuple(args), dict(kwargs or {}))
+    return replace(capture, positional=positional_names(model), fixed=fixed), tensors
 
 
 def any_sizes(args: Sequence[Any], kwargs: Mapping[str, Any] | None, model: nn.Module) -> dict[str, Any]:
     """``dynamic_shapes`` that let every size of every tensor argument vary where the model allows it."""
-    values = call_signature(model).bind(model, *args, **dict(kwargs or {})).arguments
-    variable = {each.name: each.kind for each in call_signature(model).parameters.values()}
-    shapes: dict[str, Any] = {}
-    for name, value in list(values.items())[1:]:
-        if variable[name] == inspect.Parameter.VAR_KEYWORD:
-            shapes.update({key: _any_size(each) for key, each in value.items()})
-        else:
-            shapes[name] = _any_size(value)
-    return shapes
+    try:  # as torch.export names them
+        values = inspect.signature(model.forward).bind(*args, **dict(kwargs or {})).arguments
+    except TypeError as fault:
+        raise CaptureError(f"the arguments do not fit {type(model).__name__}.forward: {fault}") from fault
+    return {name: _any_size(value) for name, value in values.items()}
 
 
 def _any_size(value: Any) -> Any:
@@ -174,20 +175,34 @@ def qualified_names(model: nn.Module) -> dict[int, tuple[str, ...]]:
 
 def _paths(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str | int, ...]]:
     """Where each leaf of (args, kwargs) stands in the call: argument name, then keys and indices."""
-    parameters = [each.name for each in call_signature(model).parameters.values() if each.kind in _POSITIONAL]
-    parameters = parameters[1:]  # self
-    rest = next((each.name for each in call_signature(model).parameters.values() if each.kind == _REST), "args")
+    names = positional_names(model)
     found: list[tuple[str | int, ...]] = []
     for index, value in enumerate(args):
-        base = (parameters[index],) if index < len(parameters) else (rest, index - len(parameters))
-        found.extend((*base, *inner) for inner in leaf_paths(value))
+        found.extend((*place_of(names, index), *inner) for inner in leaf_paths(value))
     for name, value in kwargs.items():
         found.extend((name, *inner) for inner in leaf_paths(value))
     return found
 
 
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_REST = inspect.Parameter.VAR_POSITIONAL
+def _fixed(
+    program: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Fixed, ...]:
+    """What the trace took for fixed: plain values given, and defaults of what was not given."""
+    user = [spec.arg for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    pairs = zip(_paths(model, args, kwargs), user, strict=True)
+    given = {path: each.value for path, each in pairs if isinstance(each, ConstantArgument)}
+    heads = {path[0] for path in _paths(model, args, kwargs)}
+    every = list(inspect.signature(type(model).forward).parameters.values())[1:]
+    defaults = {each.name: each.default for each in every if each.default is not inspect.Parameter.empty}
+    found = [
+        Fixed(path, value, defaults.get(str(path[0]), ...) != value) for path, value in given.items() if _plain(value)
+    ]
+    left = {name: value for name, value in defaults.items() if name not in heads and _plain(value)}
+    return (*found, *(Fixed((name,), value, False) for name, value in left.items()))
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _merge_tied(graph: fx.Graph, arguments: Mapping[str, Argument]) -> None:

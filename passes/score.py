@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, fx
 
 from adaflex.passes.calibration import Calibration, Inputs, Samples, samples
@@ -96,7 +97,7 @@ def score(
     run.score_sites()
     run.score_blocks()
     stored = run.remembered("bf16", lambda: joint_loss(encoder, judges[0], encoder.encoded(bf16_plan(sites))))
-    bf16 = max(stored, run.remembered("cast", lambda: cast_loss(capture, weights, judges[0])))
+    bf16 = max(stored, run.remembered("cast to bf16", lambda: cast_loss(capture, weights, judges[0])))
     run.notes += encoder.notes
     held = judges[1] if len(judges) > 1 and not callable(loss) else None
     return Scores(run.loss, run.source, run.skips, bf16, judges[0].kind, tuple(run.notes), encoder, held, judges[0])
@@ -104,16 +105,35 @@ def score(
 
 def cast_loss(capture: Capture, weights: Weights, judge: Judge) -> float:
     """The loss of the model cast to bf16, weights and activations; 0 where it cannot run so."""
-
-    def narrow(values: Iterable[Any]) -> tuple[Any, ...]:
-        return tuple(v.bfloat16() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values)
-
     cast = narrow(weights)
     try:
-        return judge(lambda call: capture.run(cast, narrow(judge.calls[call])))
-    except RuntimeError as fault:  # an op that takes one dtype only: the graph was captured in another
+        return judge(lambda call: capture.run_by(Narrow, cast, narrow(judge.calls[call])))
+    except RuntimeError as fault:
         log.info("the model does not run in bf16 (%s)", str(fault).splitlines()[0])
         return 0.0
+
+
+def narrow(values: Any, dtype: torch.dtype = torch.bfloat16) -> Any:
+    """The values with every tensor of floats in ``dtype``, tuples and lists searched."""
+    return fx.node.map_aggregate(
+        values, lambda v: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v
+    )
+
+
+class Narrow(fx.Interpreter):
+    """Runs a graph on bf16. An op that refuses its mixture of dtypes, as casts written into the model leave it, gets
+    all its floats in bf16; one that has no bf16 form is computed in fp32 and rounded."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return super().call_function(target, args, kwargs)
+        except RuntimeError:
+            pass
+        try:
+            return super().call_function(target, narrow(args), narrow(kwargs))
+        except RuntimeError:
+            wide = narrow(args, torch.float32), narrow(kwargs, torch.float32)
+            return narrow(super().call_function(target, *wide))
 
 
 def bf16_plan(sites: Sites) -> dict[str, Encoding]:

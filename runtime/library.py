@@ -5,7 +5,7 @@ In: a ``LibraryStep``. Out: a callable that runs it; only functional ATen ops by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,6 +74,7 @@ class LibraryCall:
     def __init__(self, step: LibraryStep) -> None:
         self.step = step
         self.op = resolve(step.op)
+        self.may_alias = _may_alias(self.op)
 
     def __call__(
         self,
@@ -97,18 +98,42 @@ class LibraryCall:
         given = result if isinstance(result, tuple | list) else (result,)
         if len(given) < len(self.step.outputs):
             raise _other(self.step, f"{len(given)} tensors", f"{len(self.step.outputs)}")
+        taken = _memory([*args, *kwargs.values()]) if self.may_alias else set()
         return [
-            (slot, self._made(program.slots[slot], value, values))
+            (slot, _own(self._made(program.slots[slot], value, values), taken))
             for slot, value in zip(self.step.outputs, given, strict=False)
             if slot >= 0
         ]
 
     def _made(self, slot: Slot, value: Tensor, values: Mapping[str, int]) -> Tensor:
-        """A returned tensor, which later steps read as the slot says it is."""
+        """A returned tensor, checked to be what the slot says, which later steps rely on."""
         shape, dtype = tuple(evaluate(size, values) for size in slot.shape), DTYPES[slot.form]
         if tuple(value.shape) != shape or value.dtype != dtype or value.layout != torch.strided:
             raise _other(self.step, f"{value.dtype} {tuple(value.shape)}", f"{dtype} {shape}")
-        return value if value.is_contiguous() else value.contiguous()
+        return value
+
+
+def _may_alias(op: Any) -> bool:
+    """Can the op give back its argument, or a view of it? Ops made of others do not say it in their schema."""
+    declared = any(value.alias_info is not None for value in op._schema.returns)
+    return declared or bool(op.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd))
+
+
+def _memory(arguments: Sequence[Any]) -> set[int]:
+    """Where the tensors among the arguments have their memory."""
+    found: set[int] = set()
+    for given in arguments:
+        if isinstance(given, Tensor):
+            found.add(given.untyped_storage().data_ptr())
+        elif isinstance(given, list):
+            found |= _memory(given)
+    return found
+
+
+def _own(value: Tensor, taken: Collection[int]) -> Tensor:
+    """The result, contiguous and in memory of its own: that of an argument is soon another tensor's."""
+    dense = value.contiguous()
+    return dense.clone() if dense.untyped_storage().data_ptr() in taken else dense
 
 
 class Reader:

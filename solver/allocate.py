@@ -106,10 +106,10 @@ def best_uniform(table: CostTable, budget: Budget) -> Plan:
     if choices is None and wish.implied_loss:
         wish = without_loss(wish)
         choices = uniform_choices(table, wish.budget, wish.objective)
-    out = Outcome(status="feasible" if choices else "infeasible")
-    if choices:
+    out = Outcome(status="infeasible" if choices is None else "feasible")
+    if choices is not None:
         out.offer(choices, value_of(totals(table, choices), wish.objective, wish.budget))
-    said = [] if choices else ["no uniform plan is within all budgets"]
+    said = ["no uniform plan is within all budgets"] if choices is None else []
     return plan_of(table, wish, out, said, time.perf_counter() - begin)
 
 

@@ -99,6 +99,8 @@ def decide(
 
     ``known`` choices (of a nearby wish) are a candidate and a start.
     """
+    if not table.sites:
+        return _nothing_to_decide(table, wish)
     deadline = time.perf_counter() + limits.time_s
     out = Outcome()
     uniform = uniform_choices(table, wish.budget, wish.objective, excluded)
@@ -117,6 +119,12 @@ def decide(
     else:
         _without_program(wish, limits, out, impossible=priced.bound == INFINITE, rounding_error=rounding(table, wish))
     return out
+
+
+def _nothing_to_decide(table: CostTable, wish: Wish) -> Outcome:
+    """A model without sites has one plan, the empty one: it is within the budgets, or nothing is."""
+    value = verified(table, wish, {})
+    return Outcome("infeasible") if value is None else Outcome("optimal", {}, value, value)
 
 
 def _without_program(wish: Wish, limits: Limits, out: Outcome, *, impossible: bool, rounding_error: float) -> None:

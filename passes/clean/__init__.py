@@ -22,6 +22,7 @@ log = logging.getLogger("adaflex.passes")
 PASSES: tuple[Pass, ...] = (
     remove.asserts,
     spelling.spellings,
+    spelling.casts,
     remove.no_ops,
     spelling.first_results,
     spelling.splits,

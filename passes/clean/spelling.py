@@ -55,6 +55,17 @@ def spellings(graph: fx.Graph) -> int:
     return count
 
 
+def casts(graph: fx.Graph) -> int:
+    """``type_as`` becomes the cast that it is, to a dtype that is known."""
+    count = 0
+    for node in list(graph.nodes):
+        value = tensor_of(node)
+        if is_op(node, aten.type_as.default) and value is not None:
+            replace(node, aten._to_copy.default, node.args[:1], {"dtype": value.dtype})
+            count += 1
+    return count
+
+
 def _applies(node: fx.Node, target: Any) -> bool:
     if node.target in BOOLEAN_ONLY:
         return _all_boolean(node)

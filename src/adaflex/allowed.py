@@ -179,8 +179,8 @@ def uniform_plan(table: CostTable, budget: Budget, pins: Pins | None) -> Plan:
     if choices is None and wish.implied_loss:
         wish = without_loss(wish)
         choices = uniform_choices(table, wish.budget, wish.objective, excluded)
-    out = Outcome(status="feasible" if choices else "infeasible")
-    if choices:
+    out = Outcome(status="infeasible" if choices is None else "feasible")
+    if choices is not None:
         out.offer(choices, value_of(totals(table, choices), wish.objective, wish.budget))
-    said = [] if choices else ["no uniform plan that keeps to the pins is within all budgets"]
+    said = ["no uniform plan that keeps to the pins is within all budgets"] if choices is None else []
     return plan_of(table, wish, out, said, 0.0)

@@ -5,10 +5,11 @@ In: an ``nn.Module`` with example inputs, keywords as in ``options.py``. Out: ``
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from adaflex.compiled import Call, Part
 from adaflex.errors import CalibrationError, CaptureError, OptionError
 from adaflex.handle import Program, load, manifest_of
 from adaflex.options import Options, parse
-from adaflex.passes.calibration import Batch, Calibration, calibration, samples
+from adaflex.passes.calibration import Batch, Calibration, calibration, samples, with_state
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.export_door import any_sizes, from_export
 from adaflex.passes.menu import Machine
@@ -29,7 +30,7 @@ from adaflex.planning import Planned, plan_model
 from adaflex.progress import Bars
 from adaflex.report import text_report, write_report
 from adaflex.runtime.execute import Executor
-from adaflex.runtime.signature import Signature, structure
+from adaflex.runtime.signature import Leaf, Signature, structure
 from adaflex.runtime.verdict import Verdict
 from adaflex.saved import write
 from adaflex.solver.plan import Plan
@@ -45,8 +46,8 @@ log = logging.getLogger("adaflex")
 class ModelPlan:
     """A plan with the model it was made for: read it, explain it, compile it."""
 
-    def __init__(self, planned: Planned, signature: Signature) -> None:
-        self.planned, self._signature = planned, signature
+    def __init__(self, planned: Planned, signature: Signature, state: Mapping[str, Tensor]) -> None:
+        self.planned, self._signature, self._state = planned, signature, state
 
     @property
     def table(self) -> Any:
@@ -75,7 +76,7 @@ class ModelPlan:
 
     def compile(self) -> Program:
         """The program that runs by this plan."""
-        return _program(self.planned, self._signature)
+        return _program(self.planned, self._signature, self._state)
 
 
 def plan(model: nn.Module, inputs: Any = None, **keywords: Any) -> ModelPlan:
@@ -89,8 +90,10 @@ def plan(model: nn.Module, inputs: Any = None, **keywords: Any) -> ModelPlan:
     given = calibration(inputs) if inputs is not None else calls
     first, every = given.batches[0], Calibration([*given.batches, *calls.batches])
     capture, weights = _captured(model, first, roomiest(every), options)
-    planned = _planned(capture, weights, calls, options, first)
-    return ModelPlan(planned, signature_of(capture))
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    state = {entry.name: buffers[entry.name].detach().clone() for entry in capture.inputs if entry.is_state}
+    planned = _planned(capture, weights, with_state(calls, state), options, first)
+    return ModelPlan(planned, signature_of(capture), state)
 
 
 def compile(model: nn.Module, inputs: Any = None, **keywords: Any) -> Program:
@@ -147,19 +150,25 @@ def _planned(
 def signature_of(capture: Capture) -> Signature:
     """Argument paths and output nesting of a captured model."""
     given = [entry for entry in capture.inputs if not entry.is_state]
-    count = len(capture.outputs) - len(capture.mutations)
-    leaves = list(range(count))
+    count = itertools.count()
+    leaves = [
+        Leaf(next(count)) if output.dtype is not None else output.value
+        for output in capture.outputs[len(capture.mutations) :]
+    ]
     nested = capture.out_spec.unflatten(leaves) if capture.out_spec is not None else tuple(leaves)
-    return Signature(tuple(entry.path for entry in given), structure(nested), len(capture.mutations))
+    fixed = tuple((each.path, each.value, each.needed) for each in capture.fixed)
+    paths = tuple(entry.path for entry in given)
+    return Signature(paths, structure(nested), len(capture.mutations), capture.positional, fixed)
 
 
-def _program(planned: Planned, signature: Signature) -> Program:
+def _program(planned: Planned, signature: Signature, state: Mapping[str, Tensor]) -> Program:
+    """``state``: the buffers that calls write to, as the first call finds them."""
     capture = planned.model.capture
     manifest = manifest_of(signature, encode(planned.plan), planned.verdict)
-    states = [entry for entry in capture.inputs if entry.is_state]
-    if states:
-        raise OptionError("this model writes to its own buffers; use torch.compile(model, backend='adaflex') for it")
-    return Program(planned.executor, signature, manifest, planned.verdict)
+    places = [place for place, entry in enumerate(capture.inputs) if entry.is_state]
+    written = tuple((each.output, places.index(each.input)) for each in capture.mutations)
+    own = tuple(state[entry.name].clone() for entry in capture.inputs if entry.is_state)
+    return Program(planned.executor, signature, manifest, planned.verdict, own, written)
 
 
 # ---- the torch.compile door ----
@@ -196,7 +205,9 @@ def plan_capture(capture: Capture, weights: Weights, call: Call, options: Option
         data = calibration(options.calibration)
     else:
         log.warning("no calibration was given: losses are measured on your first call alone")
-        data = Calibration([call.batch if call.batch is not None else Batch(tuple(call.inputs), {})])
+        data = Calibration([call.batch if call.batch is not None else Batch(tuple(call.inputs), {}, bound=True)])
+    given = zip(capture.inputs, call.inputs, strict=True)
+    data = with_state(data, {entry.name: value for entry, value in given if entry.is_state})
     scored = None if fits(capture, data) else replace(call, batch=roomiest(data)).recaptured()
     planned = _planned(*(scored or (capture, weights)), data, options, call.batch)
     decided = Decided(decision_of(planned.table, planned.plan), planned.assembled)

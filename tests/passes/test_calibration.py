@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from adaflex.errors import CalibrationError
-from adaflex.passes.calibration import Calibration, bind, calibration, samples
+from adaflex.passes.calibration import Calibration, bind, calibration, samples, with_state
 from adaflex.passes.capture import Capture
 from adaflex.passes.export_door import from_export
 from adaflex.passes.repair import kept_rows, statistics
@@ -135,3 +135,36 @@ def test_padding_does_not_count(dynamic: Capture) -> None:
     found = statistics([(x, mask), (x, None)])
     assert found.rows == 9
     assert torch.allclose(found.gram, rows.T @ rows + x.reshape(-1, 4).T @ x.reshape(-1, 4), atol=1e-5)
+
+
+class Skipping(torch.nn.Module):
+    """Arguments that are no tensors stand between those that are, and any number more may follow."""
+
+    def forward(self, x: Tensor, flag: bool, mask: Tensor | None = None, *rest: Tensor) -> Tensor:
+        return (x if flag else -x) + rest[0] * rest[1]
+
+
+def test_arguments_are_bound_by_their_place_in_the_call() -> None:
+    args = (torch.ones(3), True, None, torch.full((3,), 2.0), torch.full((3,), 5.0))
+    capture, weights = from_export(Skipping(), args)
+    assert capture.positional == ("x", "flag", "mask", "*rest")
+    bound = bind(capture, Calibration(args).batches[0])
+    assert torch.equal(capture.run(weights, bound)[0], Skipping()(*args))
+    wanted = {each.path: (each.value, each.needed) for each in capture.fixed}
+    assert wanted == {("flag",): (True, True), ("mask",): (None, False)}
+
+
+def test_calls_find_the_state_that_they_write_to(dynamic: Capture) -> None:
+    class Counts(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.count += 1
+            return x * self.count
+
+    capture, _ = from_export(Counts(), (torch.ones(3),))
+    found = samples(capture, with_state(Calibration([torch.ones(3)]), {"count": torch.tensor(4.0)}))
+    assert [each.is_state for each in capture.inputs] == [False, True] and float(found.fit[0][1]) == 4
+    assert samples(dynamic, with_state(Calibration([call(1, 5)]), {})).fit

@@ -314,3 +314,10 @@ def test_writes_in_place_become_values() -> None:
     for node in capture.graph.graph.nodes:
         if node.op == "call_function":
             assert not node.target._schema.is_mutable, node.target
+
+
+def test_type_as_is_a_cast() -> None:
+    _, targets = captured(lambda m, x: F.relu(x).type_as(m.b) + 1, X)
+    assert targets == [aten.relu.default, aten.add.Tensor]
+    _, targets = captured(lambda m, x: (x > 0).type_as(m.b) + 1, X)
+    assert aten._to_copy.default in targets and aten.type_as.default not in targets

@@ -16,9 +16,10 @@ from adaflex.errors import CalibrationError, OptionError
 from adaflex.passes.calibration import Calibration, samples
 from adaflex.passes.estimate import Estimator
 from adaflex.passes.export_door import from_export
+from adaflex.passes.losses import Judge
 from adaflex.passes.menu import Machine
 from adaflex.passes.rewrite import rewrite, run
-from adaflex.passes.score import Scores, bf16_plan, name_of, score
+from adaflex.passes.score import Scores, bf16_plan, cast_loss, name_of, score
 from adaflex.passes.score_cache import ScoreCache, key_of
 from adaflex.passes.sites import find_sites
 from adaflex.solver.table import Encoding
@@ -211,3 +212,28 @@ def test_too_few_rows_round_to_nearest_and_say_so() -> None:
     assert [name for name, _ in found.notes] == ["repair"]
     encoding = Encoding("w8a8", 8, 0, True, 0, "compensated")
     assert found.encoded("0.weight", encoding).encoding.rounding == "nearest"
+
+
+class Wide(nn.Module):
+    """A cast to fp32 in the model (as rotary embeddings have), fp32 products after it, and an op without bf16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.two((self.one(x) * scale.float()).to(x.dtype))
+
+
+def test_casting_to_bf16_costs_what_it_costs_the_model() -> None:
+    torch.manual_seed(0)
+    model, x, scale = Wide().eval().requires_grad_(False), torch.randn(8, 16), torch.arange(16)
+    capture, weights = from_export(model, (x, scale))
+    data = samples(capture, Calibration([(x, scale)]))
+    judge = Judge(capture, data, data.fit, "error")
+    judge.start([capture.run(weights, inputs) for inputs in data.fit])
+    expected, low = model(x, scale), Wide().eval().requires_grad_(False)
+    low.load_state_dict(model.state_dict())
+    found = low.bfloat16()(x.bfloat16(), scale).float()
+    own = float((found - expected).square().sum() / expected.square().sum())
+    assert own / 2 < cast_loss(capture, weights, judge) < 2 * own
