@@ -48,6 +48,7 @@ def _chosen(planned: Planned) -> list[tuple[str, Choice]]:
     return [(site, by_id[choice]) for site, choice in planned.plan.choices]
 
 
+WAYS = {"direct": "direct reads", "uncached": "uncached reads", "dropped": "buffered reads, dropped from the cache"}
 COLUMNS = ("layer", "choice", "MiB", "loss", "time us", "runner-up", "its price")
 WORDS = ("layer", "choice", "runner-up")  # columns of text
 
@@ -112,6 +113,7 @@ def summary(planned: Planned) -> list[str]:
     lines = [f"objective: {plan.objective}; {proof(plan)}"]
     lines += list(plan.reasons)
     lines += [promise.sentence() for promise in promises(planned)]
+    lines += streaming(planned)
     measured = {promise.name: promise.measured for promise in planned.verdict.promises}
     loss = measured["loss"]
     if loss is not None and plan.totals.loss > 0:
@@ -131,6 +133,18 @@ def summary(planned: Planned) -> list[str]:
         )
     lines.append(f"planned in {planned.seconds:.1f} s")
     return lines
+
+
+def streaming(planned: Planned) -> list[str]:
+    """What is read from disk at every call, and the ring it passes through."""
+    staging, totals = planned.executor.staging, planned.plan.totals
+    if staging is None or totals is None:
+        return []
+    held = sum(size for _, size in totals.tier_bytes)
+    return [
+        f"read from disk at every call: {mib(held)} MiB through a ring of {mib(totals.ring_bytes)} MiB "
+        f"({WAYS[staging.stream.way]}); stall is the wait for it with nothing cached"
+    ]
 
 
 def text_report(planned: Planned) -> str:

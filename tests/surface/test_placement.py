@@ -192,6 +192,7 @@ def test_a_budget_that_no_resident_plan_meets_is_met_from_disk(planned: adaflex.
     taken = {site: tiers[name] for site, name in planned.planned.plan.choices}
     assert "disk" in taken.values() and taken["words.weight"] == taken["tied.weight"] == "memory"
     assert "stall: allowed" in planned.report() and "@disk" in planned.report()
+    assert "read from disk at every call" in planned.report()
     stall = promises["stall"]
     assert stall.asked == 1.25 * stall.planned + 1e6 and 0 <= stall.measured <= stall.asked
     made = planned.planned.executor

@@ -193,4 +193,19 @@ def _cache() -> Iterator[Finding]:
     yield Finding("disk", "warning" if way_out else "ok", f"{show_bytes(free)} free beside the cache", way_out)
 
 
-CHECKS = (_python, _solver, _processor, _compiler, _torch, _cache)
+def _streaming() -> Iterator[Finding]:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:  # said above
+        return
+    from adaflex.placing import disk
+
+    tier = disk()
+    request, speed = tier.bandwidth[-1]
+    text = (
+        f"{show_bytes(speed)} a second cold, in requests of {show_bytes(request)}; {tier.latency_ns / 1000:.0f} us each"
+    )
+    yield Finding("streaming", "ok", text)
+
+
+CHECKS = (_python, _solver, _processor, _compiler, _torch, _cache, _streaming)
