@@ -44,14 +44,15 @@ def steer(path: Path, model: Any, call: Any, calibration: Any, loss: float) -> A
 
 
 def from_disk(model: Any, call: Any, calibration: Any, loss: float) -> Any:
-    """A plan that leaves the first layer on disk: the report states how long a call waits for it, and what it did."""
+    """The same, the first layer left on disk: the report states how long a call waits for it, stated and measured."""
     made = adaflex.plan(
         model,
         call,
         calibration=calibration,
         loss=loss,
         axes=["precision", "placement"],
-        pin=[(FIRST, "disk")],
+        pin=[(FIRST, "bf16@disk")],
+        forbid=[("*", "re:w4.*")],
     )
     print(next(line for line in made.report().splitlines() if line.startswith("stall")))
     return made.compile()
