@@ -20,7 +20,6 @@ from adaflex.runtime.program import Constant, GemmStep, Program, Slot
 from adaflex.runtime.region import evaluate
 from adaflex.solver.table import Encoding
 
-BITS = {"fp32": 32, "bf16": 16, "w8a8": 8, "w8": 8, "w4a8": 4, "w4": 4}
 ALIGNMENT = 64
 
 
@@ -39,13 +38,13 @@ class Dense:
 Weight = Packed | Dense
 
 
-def encoding_of(label: str) -> Encoding:
+def encoding_of(label: str, menu: Sequence[Kernel]) -> Encoding:
     """The encoding that a constant's form names (``Encoding.label``); KeyError for an unknown family."""
     family, *rest = label.split("-")
     numbers = {part[0]: int(part[1:]) for part in rest if part[1:].isdigit()}
     return Encoding(
         family,
-        BITS[family],
+        kernel(menu, family).bits,
         numbers.get("g", 0),
         "asym" not in rest,
         numbers.get("h", 0),
@@ -67,7 +66,7 @@ def product_weights(program: Program, weights: Tensor, menu: Sequence[Kernel], d
 
 
 def _weight(constant: Constant, step: GemmStep, weights: Tensor, menu: Sequence[Kernel], device: str) -> Weight:
-    encoding = encoding_of(constant.form)
+    encoding = encoding_of(constant.form, menu)
     family = kernel(menu, encoding.family)
     block = weights[constant.offset : constant.offset + constant.size_bytes]
     encoded = family.unpack(block, (step.n, step.k), encoding)

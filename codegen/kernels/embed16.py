@@ -17,16 +17,17 @@ from adaflex.solver.table import Encoding, Site
 
 name = "embed16"
 ops: tuple[str, ...] = ("embedding",)
+bits = 16
 
 
 def supports(shape: Sequence[int], encoding: Encoding) -> bool:
     """Any shape."""
-    return encoding == Encoding(name, bits=16)
+    return encoding == Encoding(name, bits)
 
 
 def offers(site: Site, machine: Machine) -> Sequence[Encoding]:
     """Always."""
-    return (Encoding(name, bits=16),)
+    return (Encoding(name, bits),)
 
 
 def encode(weight: Tensor, encoding: Encoding, gram: Tensor | None) -> Encoded:

@@ -18,17 +18,18 @@ from adaflex.solver.table import Encoding, Site
 
 name = "embed8"
 ops: tuple[str, ...] = ("embedding",)
+bits = 8
 TAIL = 8  # bytes behind a row's codes
 
 
 def supports(shape: Sequence[int], encoding: Encoding) -> bool:
     """Rows of whole words, so that the floats after the codes are aligned."""
-    return encoding == Encoding(name, bits=8) and shape[1] % 4 == 0
+    return encoding == Encoding(name, bits) and shape[1] % 4 == 0
 
 
 def offers(site: Site, machine: Machine) -> Sequence[Encoding]:
     """Where rows are whole words."""
-    return (Encoding(name, bits=8),) if site.shape[1] % 4 == 0 else ()
+    return (Encoding(name, bits),) if site.shape[1] % 4 == 0 else ()
 
 
 def encode(weight: Tensor, encoding: Encoding, gram: Tensor | None) -> Encoded:

@@ -18,6 +18,8 @@ from adaflex.solver.table import Encoding
 class Kernel(Family, Protocol):
     """A family file: how a weight is stored, what it computes, and which function of the kernel library reads it."""
 
+    bits: int  # of a stored weight, scales not counted; 32 where nothing is rounded
+
     def supports(self, shape: Sequence[int], encoding: Encoding) -> bool:
         """Whether a kernel reads this encoding of a weight of this shape; ``offers`` lists those worth scoring."""
 

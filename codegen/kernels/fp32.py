@@ -18,16 +18,17 @@ from adaflex.solver.table import Encoding, Site
 
 name = "fp32"
 ops: tuple[str, ...] = ("linear",)
+bits = 32
 
 
 def supports(shape: Sequence[int], encoding: Encoding) -> bool:
     """Any shape."""
-    return encoding == Encoding(name, bits=32)
+    return encoding == Encoding(name, bits)
 
 
 def offers(site: Site, machine: Machine) -> Sequence[Encoding]:
     """Always."""
-    return (Encoding(name, bits=32),)
+    return (Encoding(name, bits),)
 
 
 def encode(weight: Tensor, encoding: Encoding, gram: Tensor | None) -> Encoded:

@@ -21,19 +21,20 @@ from adaflex.solver.table import Encoding, Site
 
 name = "w4"
 ops: tuple[str, ...] = ("linear",)
+bits = 4
 GROUPS = (32, 64, 128)  # that the kernel is built for
 
 
 def supports(shape: Sequence[int], encoding: Encoding) -> bool:
     """Whether the kernel reads this encoding: groups divide K."""
-    known = encoding.family == name and encoding.bits == 4 and not encoding.rotation and encoding.group in GROUPS
+    known = encoding.family == name and encoding.bits == bits and not encoding.rotation and encoding.group in GROUPS
     return known and shape[1] % encoding.group == 0
 
 
 def offers(site: Site, machine: Machine) -> Sequence[Encoding]:
     """Groups of 128, then of 64 with a zero point (of 32 where 64 does not divide K)."""
     forms = [(128, True), (64, False)] if site.shape[1] % 64 == 0 else [(32, False)]
-    made = [Encoding(name, 4, group, symmetric, 0, "compensated") for group, symmetric in forms]
+    made = [Encoding(name, bits, group, symmetric, 0, "compensated") for group, symmetric in forms]
     return tuple(encoding for encoding in made if supports(site.shape, encoding))
 
 

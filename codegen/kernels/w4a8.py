@@ -21,12 +21,13 @@ from adaflex.solver.table import Encoding, Site
 
 name = "w4a8"
 ops: tuple[str, ...] = ("linear",)
+bits = 4
 GROUPS = (32, 64, 128)  # that the kernel is built for
 
 
 def supports(shape: Sequence[int], encoding: Encoding) -> bool:
     """Whether the kernel reads this encoding: groups and rotation divide K."""
-    known = encoding.family == name and encoding.bits == 4 and encoding.group in GROUPS
+    known = encoding.family == name and encoding.bits == bits and encoding.group in GROUPS
     turned = encoding.rotation in (0, 64, 128) and (not encoding.rotation or shape[1] % encoding.rotation == 0)
     return known and turned and shape[1] % encoding.group == 0
 
@@ -35,7 +36,7 @@ def offers(site: Site, machine: Machine) -> Sequence[Encoding]:
     """Rotated groups of 128, then of 64 with a zero point (of 32 where 64 does not divide K)."""
     block = largest_block(site.shape[1])
     forms = [(128, True), (64, False)] if block else [(32, False)]
-    made = [Encoding(name, 4, group, symmetric, block, "compensated") for group, symmetric in forms]
+    made = [Encoding(name, bits, group, symmetric, block, "compensated") for group, symmetric in forms]
     return tuple(encoding for encoding in made if supports(site.shape, encoding))
 
 

@@ -20,6 +20,7 @@ from adaflex.solver.table import Encoding, Site
 
 name = "w8"
 ops: tuple[str, ...] = ("linear",)
+bits = 8
 
 
 def supports(shape: Sequence[int], encoding: Encoding) -> bool:
@@ -29,7 +30,7 @@ def supports(shape: Sequence[int], encoding: Encoding) -> bool:
 
 def offers(site: Site, machine: Machine) -> Sequence[Encoding]:
     """Always."""
-    return (Encoding(name, 8, 0, True, 0, "compensated"),)
+    return (Encoding(name, bits, 0, True, 0, "compensated"),)
 
 
 def encode(weight: Tensor, encoding: Encoding, gram: Tensor | None) -> Encoded:

@@ -25,6 +25,7 @@ from adaflex.solver.table import Encoding, Site
 
 name = "w8a8"
 ops: tuple[str, ...] = ("linear",)
+bits = 8
 GROUPS = (32, 64, 128)  # that the grouped kernel is built for
 
 
@@ -42,7 +43,7 @@ def offers(site: Site, machine: Machine) -> Sequence[Encoding]:
     """
     block = largest_block(site.shape[1])
     forms = [(0, 0), (0, block), (64, block)] if block else [(0, 0), (32, 0)]
-    made = [Encoding(name, 8, group, True, turn, "compensated") for group, turn in forms]
+    made = [Encoding(name, bits, group, True, turn, "compensated") for group, turn in forms]
     return tuple(encoding for encoding in made if supports(site.shape, encoding))
 
 

@@ -28,12 +28,12 @@ LINEAR = [
 
 @pytest.mark.parametrize("encoding", LINEAR, ids=lambda e: e.label())
 def test_labels_name_encodings(encoding: Encoding) -> None:
-    assert encoding_of(encoding.label()) == encoding
+    assert encoding_of(encoding.label(), MENU) == encoding
 
 
 def test_an_unknown_family_is_refused() -> None:
     with pytest.raises(KeyError):
-        encoding_of("w5-g64")
+        encoding_of("w5-g64", MENU)
 
 
 def one_product(encoding: Encoding, weight: torch.Tensor) -> tuple[Program, torch.Tensor, torch.Tensor]:
