@@ -1,7 +1,7 @@
 """The joint program against every other allocator on the same tables, and the packer on its own problems.
 
-Run: python benchmarks/solver.py [allocate|stream|pack|all] [--blocks 12] [--seeds 3]. Prints tables in Markdown: loss over
-the proven bound, CPU seconds, and "infeasible" where a method finds nothing within the budgets.
+Run: python benchmarks/solver.py [allocate|stream|pack|all] [--blocks 12] [--seeds 3]. Prints tables in
+Markdown: loss over the proven bound, CPU seconds, and "infeasible" where a method finds nothing within the budgets.
 """
 
 from __future__ import annotations
@@ -68,9 +68,8 @@ def allocators(blocks: int, seeds: int) -> None:
 
 def streaming(blocks: int, seeds: int, seconds: float) -> None:
     """Three tiers, link 8:1, 20 % of the memory, 60 % of the decode time: gap to the bound after ``seconds``."""
-    print(
-        f"\n### streaming, {blocks} blocks, {seconds:g} s\n\n| seed | loss | bound | gap | CPU s |\n|---|---|---|---|---|"
-    )
+    print(f"\n### streaming, {blocks} blocks, {seconds:g} s\n")
+    print("| seed | loss | bound | gap | CPU s |\n|---|---|---|---|---|")
     for seed in range(seeds):
         table = realistic(Shape(blocks=blocks, tiers=True), seed)
         begin = time.process_time()

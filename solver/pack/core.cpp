@@ -534,8 +534,8 @@ int adaflex_pack_search(void* handle, const int32_t* rank, int64_t capacity, int
 }
 
 // Place items in `order`, pinned ones first, each at the lowest or tightest free place; -1: pinned items overlap,
-// -2: out of time. Returns the height.
-int64_t adaflex_pack_greedy(void* handle, const int32_t* order, int tight, double seconds, int64_t* places) {
+// -2: out of time, or no lower than `below`. Returns the height.
+int64_t adaflex_pack_greedy(void* handle, const int32_t* order, int tight, double seconds, int64_t below, int64_t* places) {
   const Handle* h = static_cast<const Handle*>(handle);
   const Problem& p = h->p;
   double deadline = now() + seconds;
@@ -573,6 +573,7 @@ int64_t adaflex_pack_greedy(void* handle, const int32_t* order, int tight, doubl
         places[i] = p.size[i] ? lowest_gap(busy, p.size[i], p.align[i], tight != 0) : 0;
       }
       if (p.size[i]) height = std::max(height, places[i] + p.size[i]);
+      if (height >= below) return -2;
       buckets.add(p, i);
     }
   return height;

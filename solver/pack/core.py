@@ -30,7 +30,7 @@ FOUND, NONE, LIMIT = 1, 0, 2
 def library() -> ctypes.CDLL | None:
     """The built core, or None (said once) where it cannot be built."""
     try:
-        source = Path(__file__).with_name("core.cpp").read_text()
+        source = "".join(Path(__file__).with_name(name).read_text() for name in ("core.cpp", "eject.cpp"))
         lib = native.load(native.build(source, name="pack"))
     except BuildError as fault:
         log.warning("packing runs in Python: %s", fault)
@@ -68,18 +68,29 @@ class Core:
         if getattr(self, "handle", None):
             self.lib.adaflex_pack_free(self.handle)
 
-    def greedy(self, order: Sequence[int], tight: bool, seconds: float = 1e9) -> list[int] | None:
-        """Places in bytes, items taken in ``order``; None where pinned items overlap or time ends."""
+    def greedy(self, order: Sequence[int], tight: bool, seconds: float = 1e9, below: int = 1 << 61) -> list[int] | None:
+        """Places in bytes, items taken in ``order``; None where pins overlap, time ends or ``below`` is reached."""
         places = np.empty(self.count, dtype=np.int64)
         ranked = np.asarray(order, dtype=np.int32)
         height = self.lib.adaflex_pack_greedy(
-            self.handle, _pointer(ranked), int(tight), ctypes.c_double(seconds), _pointer(places)
-        )
+            self.handle, _pointer(ranked), int(tight), ctypes.c_double(seconds),
+            ctypes.c_int64(-(-below // self.unit)), _pointer(places),
+        )  # fmt: skip
         return None if height < 0 else (places * self.unit).tolist()
 
     def reset(self) -> None:
         """Forget which sections failed before."""
         self.lib.adaflex_pack_reset(self.handle)
+
+    def eject(self, places: Sequence[int], capacity: int, moves: int, seconds: float) -> tuple[list[int] | None, int]:
+        """(places within ``capacity`` made from others, or None where a limit comes first; moves used)."""
+        at = np.asarray(places, dtype=np.int64) // self.unit
+        used = ctypes.c_int64(0)
+        result = self.lib.adaflex_pack_eject(
+            self.handle, ctypes.c_int64(capacity // self.unit), ctypes.c_int64(moves), ctypes.c_double(seconds),
+            _pointer(at), ctypes.byref(used),
+        )  # fmt: skip
+        return (at * self.unit).tolist() if result == FOUND else None, int(used.value)
 
     def search(
         self, rank: Sequence[int], capacity: int, nodes: int, seconds: float = 1e9, rules: int = ALL_RULES

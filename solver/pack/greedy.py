@@ -97,9 +97,10 @@ def ordered(task: Problem, names: Sequence[str] = ORDERS) -> Iterator[tuple[str,
         [sum(task.times[b] - task.times[a] for a, b in item.spans) for item in task.items], dtype=np.int64
     )
     area = size.astype(np.float64) * length
+    sections = np.array([sum(b - a for a, b in item.spans) for item in task.items], dtype=np.int64)
     busiest = size
     for name in names:
-        if "contention" in name and busiest is size:
+        if (name == "balanced" or "contention" in name) and busiest is size:
             sums = live_sums(task)
             busiest = np.array([max((max(sums[a:b]) for a, b in item.spans), default=0) for item in task.items])
         by: dict[str, list[NDArray[np.int64] | NDArray[np.float64]]] = {
@@ -107,6 +108,7 @@ def ordered(task: Problem, names: Sequence[str] = ORDERS) -> Iterator[tuple[str,
             "contention": [-busiest, -size, first], "size,length": [-size, -length], "length,size": [-length, -size],
             "contention,size": [-busiest, -size, -length], "contention,area": [-busiest, -area],
             "area,size": [-area, -size], "first": [first, -size], "end": [-end, -size], "spread": [first - end, -area],
+            "balanced": [-size * np.sqrt(sections) * (busiest / max(1, busiest.max(initial=1))) ** 8.0],
         }  # fmt: skip
         yield name, np.lexsort(by[name][::-1]).tolist()
 

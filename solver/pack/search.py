@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from adaflex.solver.pack.problem import Item, Problem, height_of, lower_bound, o
 from adaflex.solver.pack.twin import Twin
 from adaflex.solver.table import Buffer
 
-MANY = 1500  # items above which greedy packings are improved before searching
+MANY = 1500  # items above which greedy packings are lowered by pushing items out before searching
 LARGE = 30_000  # items above which only the greedy portfolio runs
 LARGE_PAIRS = 60_000_000
 TWIN_MOST = 250  # items above which Python only packs greedily
@@ -145,45 +144,29 @@ def engine(task: Problem, native: bool) -> Core | Twin:
     return Core(task, lib) if lib is not None else Twin(task)
 
 
-def squeaky_wheel(task: Problem, core: Core | Twin, found: Found, enough: int, clock: Clock) -> None:
-    """Greedy again and again: whatever ended highest is taken earlier next time, as long as that helps.
-
-    For more items than the search can order; stops at height ``enough``.
-    """
-    rng = random.Random(len(task.items))
+def push_out(task: Problem, core: Core, found: Found, enough: int, clock: Clock) -> None:
+    """Lower a packing of more items than the search can order: aim at a part of what is above the bound each time."""
     assert found.places is not None
-    count = len(task.items)
-    # what lies lowest now is taken first: this order rebuilds the packing, or a lower one
-    key = [float(place) for place in found.places]
-    best_key, best, waited = key, found.height, 0
-    while best > enough and not clock.over():
-        order = sorted(range(count), key=key.__getitem__)
-        places = core.greedy(order, False, max(0.01, clock.deadline - time.perf_counter()))
-        clock.used += count
+    share = 0.8
+    while found.height > max(enough, found.bound) and share < 0.998 and not clock.over():
+        goal = max(enough, found.bound + int((found.height - found.bound) * share))
+        part = clock.part(0.35)
+        moves = 1 << 60 if part.nodes_left is None else part.nodes_left
+        seconds = part.deadline - time.perf_counter() if part.nodes_left is None else 1e9
+        places, used = core.eject(found.places, goal, moves, max(0.01, seconds))
+        clock.used += used
         if places is None:
-            return
-        height = height_of(task, places)
-        if height <= best:
-            waited = 0 if height < best else waited
-            best, best_key = height, [float(place) for place in places]
-            if height < found.height:
-                found.places, found.height = places, height
-                found.methods.append("squeaky wheel")
-        waited += 1
-        key = list(best_key)
-        top = best * (1.0 - rng.choice((0.002, 0.01, 0.04)))
-        for i, item in enumerate(task.items):
-            if key[i] + item.size >= top:
-                key[i] *= rng.uniform(0.0, 1.0)
-            elif waited > 3 and rng.random() < 0.01:
-                key[i] *= rng.uniform(0.5, 1.2)
+            share **= 0.4
+        else:
+            found.places, found.height = places, height_of(task, places)
+            found.methods.append("pushing out")
 
 
 def solve_part(task: Problem, enough: int, minimise: bool, clock: Clock, how: tuple[int, bool, int]) -> Found | None:
     """Pack one component to height ``enough``, or as low as it goes where ``minimise``."""
     seed, native, rules = how
     core = engine(task, native)
-    found = greedy_portfolio(task, core, enough, clock)
+    found = greedy_portfolio(task, core, enough, clock.part(0.4) if len(task.items) > MANY else clock)
     if found is None or found.height <= enough:
         return found
     if not searchable(task, core):
@@ -192,9 +175,9 @@ def solve_part(task: Problem, enough: int, minimise: bool, clock: Clock, how: tu
     if step > 1:
         core = engine(rounded, native)
     asker = Asker(rounded, core, plain(rounded), seed, rules)
-    if len(task.items) > MANY:
-        part = clock.part(0.8)
-        squeaky_wheel(task, core, found, enough, part)
+    if len(task.items) > MANY and isinstance(core, Core):
+        part = clock.part(0.9)
+        push_out(rounded, core, found, enough, part)
         clock.used += part.used
     if minimise:
         lower_height(task, asker, found, enough, clock, step)
@@ -261,16 +244,16 @@ def round_sizes(task: Problem) -> tuple[Problem, int]:
 
 
 def greedy_portfolio(task: Problem, core: Core | Twin, enough: int, clock: Clock) -> Found | None:
-    """The best of twelve orders and two fits (for very many items: as many as time allows); None: pins overlap."""
+    """The best of all orders and two fits (for very many items: as many as time allows); None: pins overlap."""
     bound = lower_bound(task)
     best: Found | None = None
-    names = list(ORDERS)
+    names = ["balanced", *ORDERS] if len(task.items) > MANY else [*ORDERS, "balanced"]
     if len(task.items) > LARGE:
         names = ["first", "size", "area", *(n for n in names if n not in ("first", "size", "area"))]
     for name, order in ordered(task, names):
         for tight in (False, True):
             left = max(0.05, clock.deadline - time.perf_counter()) if best is not None else 1e9
-            places = core.greedy(order, tight, left)
+            places = core.greedy(order, tight, left, best.height if best is not None else 1 << 61)
             if places is None and best is None:
                 return None
             if places is not None:

@@ -32,7 +32,7 @@ class Twin:
         self.weight = [1] * task.sections
         self.linked = False
 
-    def greedy(self, order: Sequence[int], tight: bool, seconds: float = 1e9) -> list[int] | None:
+    def greedy(self, order: Sequence[int], tight: bool, seconds: float = 1e9, below: int = 1 << 61) -> list[int] | None:
         """Places in bytes, items taken in ``order``; None where pinned items overlap."""
         return placer(self.task)(order, tight)
 

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from adaflex.solver.pack.ask import Asker
 from adaflex.solver.pack.core import ALL_RULES, NICHE, RULES, Core, library
 from adaflex.solver.pack.generate import guillotine, lives, pinwheel
-from adaflex.solver.pack.problem import problem
+from adaflex.solver.pack.greedy import pack as greedy
+from adaflex.solver.pack.problem import height_of, lower_bound, offsets_of, problem
 from adaflex.solver.pack.search import pack
 from adaflex.solver.pack.twin import Twin
 from adaflex.solver.pack.validate import validate
@@ -159,3 +161,33 @@ def test_alignment_of_all_keeps_the_proof_honest() -> None:
     assert pack(buffers, alignment=8, capacity=25).status == "infeasible"
     apart = pack([Buffer("a", 10, 0, 1), Buffer("b", 10, 5, 6)], separate=[("a", "b")])
     assert apart.height == 20 and apart.status in ("packed", "optimal")
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["plain", "aligned", "pinned"])
+def test_pushing_out_lowers_and_stays_valid(kind: str) -> None:
+    buffers = lives(1600, 40, 3)
+    if kind == "aligned":
+        buffers = [replace(b, alignment=192 if i % 3 else 1) for i, b in enumerate(buffers)]
+    if kind == "pinned":
+        known = dict(greedy(buffers).offsets)
+        buffers = [replace(b, offset=known[b.id]) if i % 50 == 0 else b for i, b in enumerate(buffers)]
+    task = problem(buffers)
+    lib = library()
+    assert lib is not None
+    core = Core(task, lib)
+    start = core.greedy(sorted(range(len(task.items)), key=lambda i: -task.items[i].size), False)
+    assert start is not None
+    height, bound = height_of(task, start), lower_bound(task)
+    goal = height - (height - bound) // 10
+    places, used = core.eject(start, goal, 200_000, 20.0)
+    assert used > 0 and places is not None and height_of(task, places) <= goal
+    assert not validate(buffers, dict(offsets_of(task, places)))
+    assert core.eject(start, bound // 2, 1000, 5.0)[0] is None
+
+
+def test_many_buffers_come_near_the_bound_in_few_moves() -> None:
+    buffers = lives(2000, 50, 0)
+    made = pack(buffers, node_limit=60_000, time_limit_s=60.0)
+    assert not validate(buffers, dict(made.offsets))
+    assert made.height <= greedy(buffers).height and (library() is None or made.height <= 1.03 * made.bound)

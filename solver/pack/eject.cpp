@@ -1,0 +1,132 @@
+// Lowers a known packing of many items: what ends above the capacity is taken out and put back, pushing out others.
+//
+// In: a Handle of core.cpp (this file is compiled after it, as one), places, a capacity. Out: places within the capacity,
+// or a limit. An item out of place goes into the tightest gap that is free for its life; where there is none it takes
+// the place whose occupants weigh least (area times the root of how often they failed before) and these are out next.
+
+#include <cmath>
+
+namespace {
+
+struct Ejector {
+  const Problem& p;
+  Value capacity;
+  std::vector<Value> at;
+  std::vector<double> area, failures;
+  std::vector<int> out;
+  uint64_t state = 0x9E3779B97F4A7C15u;
+
+  struct Busy {
+    Value low, high;
+    double weight;
+  };
+  std::vector<Busy> busy;
+  std::vector<std::pair<Value, double>> highs;
+  std::vector<Value> starts;
+
+  Ejector(const Problem& problem, Value most, const int64_t* places)
+      : p(problem), capacity(most), at(places, places + problem.n), area(problem.n), failures(problem.n, 1.0) {
+    for (int i = 0; i < p.n; ++i) {
+      area[i] = static_cast<double>(p.size[i]) * (p.hull_high[i] - p.hull_low[i]);
+      if (p.pin[i] < 0 && p.size[i] && at[i] + p.size[i] > capacity) { at[i] = -1; out.push_back(i); }
+    }
+    std::sort(out.begin(), out.end(), [&](int a, int b) { return std::make_pair(area[a], a) < std::make_pair(area[b], b); });
+  }
+
+  double shaken() {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return 0.7 + 0.6 * static_cast<double>(state >> 11) / 9007199254740992.0;
+  }
+
+  void gather(int i) {
+    busy.clear();
+    for (int j : p.neighbours[i])
+      if (at[j] >= 0) busy.push_back({at[j], at[j] + p.size[j], area[j] * std::sqrt(failures[j])});
+    for (const Pinned& o : p.obstacles[i]) busy.push_back({o.low, o.high, 0.0});
+    std::sort(busy.begin(), busy.end(), [](const Busy& a, const Busy& b) { return a.low < b.low; });
+  }
+
+  // The tightest free gap; -1 where there is none.
+  Value gap(int i) const {
+    Value top = 0, best = -1, room = INT64_MAX;
+    for (size_t k = 0; k <= busy.size(); ++k) {
+      Value low = k < busy.size() ? busy[k].low : capacity;
+      Value start = round_up(top, p.align[i]);
+      if (low - start >= p.size[i] && low - start < room) { room = low - start; best = start; }
+      if (k < busy.size()) top = std::max(top, busy[k].high);
+    }
+    return best;
+  }
+
+  // The place whose occupants weigh least: above or below one of them, at the bottom or at the top.
+  Value cheapest(int i) {
+    highs.clear();
+    starts.clear();
+    for (const Busy& b : busy) highs.push_back({b.high, b.weight});
+    std::sort(highs.begin(), highs.end());
+    Value size = p.size[i], align = p.align[i], best = -1;
+    starts.push_back(0);
+    for (const auto& [high, weight] : highs) starts.push_back(round_up(high, align));
+    size_t above = starts.size();
+    for (const Busy& b : busy)
+      if (b.low >= size) starts.push_back((b.low - size) / align * align);
+    starts.push_back((capacity - size) / align * align);
+    double least = 1e299, entered = 0, left = 0;
+    size_t low = 0, high = 0;
+    for (size_t k = 0; k < starts.size(); ++k) {
+      if (k == above) { entered = left = 0; low = high = 0; }  // both halves ascend
+      Value start = starts[k];
+      if (start + size > capacity) continue;
+      while (low < busy.size() && busy[low].low < start + size) entered += busy[low++].weight;
+      while (high < highs.size() && highs[high].first <= start) left += highs[high++].second;
+      double weight = (entered - left) * shaken();
+      if (weight < least && clear(i, start)) { least = weight; best = start; }
+    }
+    return best;
+  }
+
+  bool clear(int i, Value start) const {
+    for (const Pinned& o : p.obstacles[i])
+      if (start < o.high && start + p.size[i] > o.low) return false;
+    return true;
+  }
+
+  // Put the items that are out back, one by one: kFound, or kLimit.
+  Result run(int64_t moves, double deadline, int64_t* used) {
+    std::vector<int> pushed;
+    while (!out.empty()) {
+      if (++*used > moves || ((*used & 31) == 0 && now() > deadline)) return kLimit;
+      int i = out.back();
+      out.pop_back();
+      gather(i);
+      Value start = gap(i);
+      if (start < 0) {
+        failures[i] += 1.0;
+        start = cheapest(i);
+        if (start < 0) return kLimit;
+        pushed.clear();
+        for (int j : p.neighbours[i])
+          if (at[j] >= 0 && at[j] < start + p.size[i] && at[j] + p.size[j] > start) { at[j] = -1; pushed.push_back(j); }
+        std::sort(pushed.begin(), pushed.end(), [&](int a, int b) { return std::make_pair(area[a], a) < std::make_pair(area[b], b); });
+        out.insert(out.end(), pushed.begin(), pushed.end());
+      }
+      at[i] = start;
+    }
+    return kFound;
+  }
+};
+
+}  // namespace
+
+// Change `places` so that all lie within `capacity`: 1 done, 2 a limit came first (`places` are unchanged).
+extern "C" int adaflex_pack_eject(void* handle, int64_t capacity, int64_t moves, double seconds, int64_t* places, int64_t* used) {
+  Handle* h = static_cast<Handle*>(handle);
+  h->link();
+  Ejector ejector(h->p, capacity, places);
+  *used = 0;
+  Result result = ejector.run(moves, now() + seconds, used);
+  if (result == kFound) std::copy(ejector.at.begin(), ejector.at.end(), places);
+  return result;
+}
