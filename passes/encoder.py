@@ -18,6 +18,7 @@ from adaflex.passes.menu import Encoded, Menu, family
 from adaflex.passes.repair import Statistics, repair_gram, statistics
 from adaflex.passes.sites import Sites
 from adaflex.passes.suffix import Cursor
+from adaflex.passes.widths import Mlp, Shrunk, dense, kept_of, shrink
 from adaflex.solver.table import Encoding
 
 log = logging.getLogger("adaflex.passes")
@@ -54,6 +55,8 @@ class Encoder:
         self._stored: set[tuple[str, Encoding]] = set()  # what the store has
         self._bytes = 0
         self._last: tuple[fx.Node, Statistics] | None = None
+        self._last_mlp: tuple[str, Statistics] | None = None
+        self._shrunk: dict[tuple[str, int], Shrunk] = {}
 
     def cursor(self, calls: Sequence[Inputs]) -> Cursor:
         """A cursor at the graph's start."""
@@ -61,7 +64,7 @@ class Encoder:
 
     def encoded(self, chosen: Mapping[str, Encoding]) -> dict[str, Encoded]:
         """The tensors of a plan, in one pass over the model where statistics are needed."""
-        repaired = {site: encoding for site, encoding in chosen.items() if encoding.rounding == "compensated"}
+        repaired = {site: encoding for site, encoding in chosen.items() if _needs_data(encoding)}
         found = {site: self._encode(site, chosen[site], None) for site in chosen if site not in repaired}
         for site, encoding in repaired.items():
             kept = self._kept(site, encoding)
@@ -98,14 +101,60 @@ class Encoder:
         known = self._held.get((site, encoding))
         if known is not None:
             return known
+        if kept_of(encoding) is not None:
+            return self._encode_narrow(cursor, site, encoding)
         gram = None
         if encoding.rounding == "compensated":
             gram = self._gram(cursor, site)
         return self._encode(site, encoding, gram)
 
+    def _encode_narrow(self, cursor: Cursor, site: str, encoding: Encoding) -> Encoded:
+        """What is left of a site of an mlp; ups say which neurons, so that biases follow."""
+        mlp, kept = self.sites.mlp(site), kept_of(encoding)
+        assert mlp is not None and kept is not None
+        small = self._shrunk_at(cursor, mlp, kept)
+        gram: Tensor | None = None
+        if site == mlp.down:
+            weight, extra = small.down, {}
+            if encoding.rounding == "compensated":
+                whole = repair_gram(self._inner(cursor, mlp))
+                gram = None if whole is None else whole[small.kept][:, small.kept]
+        else:
+            weight, extra = self._weight(site)[small.kept], {"kept": small.kept}
+            if encoding.rounding == "compensated":
+                gram = self._gram(cursor, site)
+        made = family(self.menu, encoding.family).encode(weight, dense(encoding), gram)
+        made = Encoded(encoding, made.shape, {**made.parts, **extra})
+        self._hold(site, encoding, made)
+        return made
+
+    def _shrunk_at(self, cursor: Cursor, mlp: Mlp, kept: int) -> Shrunk:
+        """Which neurons stay, and the refitted down-projection; the cursor stands before the mlp or its last site."""
+        if (mlp.id, kept) not in self._shrunk:
+            found = self._inner(cursor, mlp)
+            if not found.trusted():
+                self._say_few(found, mlp.down)
+            self._shrunk[mlp.id, kept] = shrink(self._weight(mlp.down), found, kept)
+        return self._shrunk[mlp.id, kept]
+
+    def _inner(self, cursor: Cursor, mlp: Mlp) -> Statistics:
+        """Of the neurons' values; those of the last mlp are held."""
+        if self._last_mlp is None or self._last_mlp[0] != mlp.id:
+            name = self.sites.uses[mlp.down][0]
+            x: Any = cursor.node(name).args[0]
+            self._last_mlp = (mlp.id, self._statistics([values[x] for values in cursor.ahead(name)]))
+        return self._last_mlp[1]
+
+    def _weight(self, site: str) -> Tensor:
+        return self.sites.weight(self.weights, site).detach().float()
+
+    def _statistics(self, inputs: Sequence[Any]) -> Statistics:
+        mask = self.data.mask
+        masks = [None if mask is None else call[mask] for call in self.data.fit]
+        return statistics(zip(inputs, masks, strict=True))
+
     def _encode(self, site: str, encoding: Encoding, gram: Tensor | None) -> Encoded:
-        weight = self.sites.weight(self.weights, site).detach().float()
-        made = family(self.menu, encoding.family).encode(weight, encoding, gram)
+        made = family(self.menu, encoding.family).encode(self._weight(site), encoding, gram)
         if encoding.rounding == "compensated":
             self._hold(site, encoding, made)
         return made
@@ -121,16 +170,22 @@ class Encoder:
         node = cursor.node(self.sites.uses[site][0])
         x: Any = node.args[0]
         if self._last is None or self._last[0] is not x:
-            mask = self.data.mask
-            masks = [None if mask is None else call[mask] for call in self.data.fit]
-            inputs = [values[x] for values in cursor.values]
-            self._last = (x, statistics(zip(inputs, masks, strict=True)))
+            self._last = (x, self._statistics([values[x] for values in cursor.values]))
         found = repair_gram(self._last[1])
-        if found is None and not any(name == "repair" for name, _ in self.notes):
+        if found is None:
+            self._say_few(self._last[1], site)
+        return found
+
+    def _say_few(self, found: Statistics, site: str) -> None:
+        if not any(name == "repair" for name, _ in self.notes):
             text = (
-                f"calibration gives {self._last[1].rows} rows for the {len(self._last[1].gram)} inputs of {site}: too "
-                "few for second-order repair, rounded to nearest with searched clipping; give more data"
+                f"calibration gives {found.rows} rows for the {len(found.gram)} inputs of {site}: too few for "
+                "second-order repair, rounded to nearest with searched clipping, narrowed without a refit; give more"
             )
             self.notes.append(("repair", text))
             log.warning(text)
-        return found
+
+
+def _needs_data(encoding: Encoding) -> bool:
+    """Whether the tensor depends on calibration: it is repaired, or refitted."""
+    return encoding.rounding == "compensated" or kept_of(encoding) is not None

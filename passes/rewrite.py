@@ -33,6 +33,8 @@ class Reference(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         parts = {name: self.get_buffer(name) for name in self.names}
+        if bias is not None and "kept" in parts:  # of the neurons that are left
+            bias = bias[parts["kept"]]
         return self.entry.reference(x, Encoded(self.encoding, self.shape, parts), bias)
 
 

@@ -24,6 +24,7 @@ from adaflex.passes.menu import Encoded, Menu, family
 from adaflex.passes.rewrite import Reference, arguments_of
 from adaflex.passes.sites import Sites
 from adaflex.passes.suffix import Change, Cursor, Values
+from adaflex.passes.widths import Mlp, kept_of, with_width
 from adaflex.solver.table import Encoding
 
 log = logging.getLogger("adaflex.passes")
@@ -230,11 +231,15 @@ class _Run:
     def score_sites(self) -> None:
         cursor = self.encoder.cursor(self.judge.calls)
         for site in in_graph_order(self.sites, cursor):
-            missing = [each for each in self.sites.offers[site] if not self._known(site, each)]
-            if missing:
+            own = [each for each in self.sites.offers[site] if kept_of(each) is None]
+            missing = [each for each in own if not self._known(site, each)]
+            narrow = self._missing_widths(site)
+            if missing or narrow:
                 cursor.advance(self.sites.uses[site][0])
-                for encoding in missing:
-                    self._score(cursor, site, encoding)
+            for encoding in missing:
+                self._score(cursor, site, encoding)
+            for kept in narrow:
+                self._score_width(cursor, kept)
         if self.cut:
             text = f"{self.cut} of {self.total} choices were estimated, not measured: the time limit had passed"
             self.notes.append(("time limit", text))
@@ -242,6 +247,8 @@ class _Run:
 
     def _known(self, site: str, encoding: Encoding) -> bool:
         """Fill in what needs no measuring: the choice that changes nothing, and what the cache holds."""
+        if (site, encoding) in self.loss:
+            return True
         found = 0.0 if encoding == self.sites.keep[site] else None
         if found is None and self.cache:
             found = self.cache.get(name_of(site, encoding))
@@ -251,16 +258,53 @@ class _Run:
         self.tell(name_of(site, encoding))
         return True
 
+    def _missing_widths(self, site: str) -> list[tuple[Mlp, int]]:
+        """Widths of the mlp that begins with this site which the cache does not know whole."""
+        mlp = self.sites.mlp(site)
+        if mlp is None or mlp.sites[0] != site:
+            return []
+        offers = [(name, each) for name in mlp.sites for each in self.sites.offers[name]]
+        counts = sorted({kept for _, each in offers if (kept := kept_of(each)) is not None}, reverse=True)
+        known = {kept: [self._known(name, each) for name, each in offers if kept_of(each) == kept] for kept in counts}
+        return [(mlp, kept) for kept in counts if not all(known[kept])]
+
+    def _score_width(self, cursor: Cursor, of: tuple[Mlp, int]) -> None:
+        """Every offer of an mlp at one width: the loss of the removed neurons counts at its first site, and what an
+        encoding adds to it at that encoding's site."""
+        mlp, kept = of
+        if self.late():
+            self.notes.append((mlp.sites[0], f"is not offered {kept} neurons: the time limit had passed"))
+            return
+        plain = {site: with_width(self.sites.keep[site], kept, mlp.neurons) for site in mlp.sites}
+        base = self._joint(cursor, plain)
+        for site in mlp.sites:
+            for encoding in [each for each in self.sites.offers[site] if kept_of(each) == kept]:
+                if (site, encoding) not in self.loss:
+                    found = base if encoding == plain[site] else self._joint(cursor, {**plain, site: encoding})
+                    found = found if site == mlp.sites[0] else max(0.0, found - base)
+                    self._put(site, encoding, found)
+                    self.tell(name_of(site, encoding))
+
+    def _joint(self, cursor: Cursor, chosen: Mapping[str, Encoding]) -> float:
+        """The loss with all these choices made, the cursor standing before the first."""
+        changes: dict[fx.Node, Change] = {}
+        for site, encoding in chosen.items():
+            encoded = self.encoder.encode_at(cursor, site, encoding)
+            changes |= site_changes(cursor, self.sites, self.encoder.menu, site, encoded)
+        return self.judge(lambda call: cursor.run(call, changes))
+
+    def _put(self, site: str, encoding: Encoding, found: float) -> None:
+        self.loss[site, encoding], self.source[site, encoding] = found, "measured"
+        if self.cache:
+            self.cache.put(name_of(site, encoding), found)
+
     def _score(self, cursor: Cursor, site: str, encoding: Encoding) -> None:
         encoded = self.encoder.encode_at(cursor, site, encoding)
         changes = site_changes(cursor, self.sites, self.encoder.menu, site, encoded)
         if self.late():
             self._estimate(site, encoding, encoded)
         else:
-            found = self.judge(lambda call: cursor.run(call, changes))
-            self.loss[site, encoding], self.source[site, encoding] = found, "measured"
-            if self.cache:
-                self.cache.put(name_of(site, encoding), found)
+            self._put(site, encoding, self.judge(lambda call: cursor.run(call, changes)))
         self.tell(name_of(site, encoding))
 
     def _estimate(self, site: str, encoding: Encoding, encoded: Encoded) -> None:

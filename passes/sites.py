@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx
@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from adaflex.passes.capture import Capture, Constant, Weights
 from adaflex.passes.menu import Machine, Menu
 from adaflex.passes.residuals import Block, find_blocks
+from adaflex.passes.widths import Mlp, find_mlps, kept_of, shape_of, widths, with_width
 from adaflex.solver.table import Encoding, Site
 
 aten = torch.ops.aten
@@ -33,12 +34,22 @@ class Sites:
     keep: Mapping[str, Encoding] = field(default_factory=dict)  # site id -> the offer that changes nothing
     source: Mapping[str, tuple[int, bool]] = field(default_factory=dict)  # -> (constant, stored as [in, out])
     siblings: tuple[tuple[str, ...], ...] = ()  # linears that read the same input
+    mlps: tuple[Mlp, ...] = ()  # sites whose neurons can be removed together
     notes: tuple[tuple[str, str], ...] = ()  # (site, why it is not offered something)
 
     def weight(self, weights: Weights, site: str) -> Tensor:
         """The site's weight as [out, in] (or [rows, width]), as the model stores it."""
         constant, turned = self.source[site]
         return weights[constant].t() if turned else weights[constant]
+
+    def mlp(self, site: str) -> Mlp | None:
+        """The pair of projections that the site is part of."""
+        return next((mlp for mlp in self.mlps if site in mlp.sites), None)
+
+    def shape(self, site: Site, encoding: Encoding) -> tuple[int, ...]:
+        """What [out, in] is stored and computed with in this encoding: removed neurons are not."""
+        kept, mlp = kept_of(encoding), self.mlp(site.id)
+        return site.shape if kept is None or mlp is None else shape_of(mlp, site.id, site.shape, kept)
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,12 @@ def find_sites(capture: Capture, weights: Weights, menu: Menu, machine: Machine)
             found = (keep[site.id],)
         offers[site.id] = found
     nodes = {name: tuple(use.node.name for use in uses) for name, (_, uses) in made.items()}
-    blocks = find_blocks(capture, nodes)
+    blocks, mlps = find_blocks(capture, nodes), find_mlps(capture, nodes)
+    mlps = tuple(mlp for mlp in mlps if all(len(offers[name]) > 1 for name in mlp.sites))
+    for mlp in mlps:
+        for name in mlp.sites:
+            site, uses = made[name]
+            offers[name] += _narrower(site, mlp, weights[uses[0].constant].dtype, menu, machine)
     return Sites(
         sites=tuple(_in_block(site, blocks) for site, _ in made.values()),
         offers=offers,
@@ -83,6 +99,7 @@ def find_sites(capture: Capture, weights: Weights, menu: Menu, machine: Machine)
         keep=keep,
         source={name: (uses[0].constant, uses[0].turned) for name, (_, uses) in made.items()},
         siblings=_siblings(made),
+        mlps=mlps,
         notes=tuple(notes),
     )
 
@@ -166,6 +183,15 @@ def _offers(site: Site, dtype: torch.dtype, menu: Menu, machine: Machine) -> tup
     found = [encoding for entry in menu if site.op in entry.ops for encoding in entry.offers(site, machine)]
     if dtype is torch.bfloat16:
         found = [encoding for encoding in found if encoding.bits <= 16]
+    return tuple(found)
+
+
+def _narrower(site: Site, mlp: Mlp, dtype: torch.dtype, menu: Menu, machine: Machine) -> tuple[Encoding, ...]:
+    """What the site is offered with fewer neurons."""
+    found: list[Encoding] = []
+    for kept in widths(mlp.neurons):
+        small = replace(site, shape=shape_of(mlp, site.id, site.shape, kept))
+        found += [with_width(each, kept, mlp.neurons) for each in _offers(small, dtype, menu, machine)]
     return tuple(found)
 
 

@@ -47,6 +47,15 @@ class Cursor:
                     self._step(index, values, {})
         self.position = goal
 
+    def ahead(self, name: str) -> list[Values]:
+        """The values alive before the node of that name, for every call; the cursor stays where it is."""
+        found = [dict(values) for values in self.values]
+        with torch.no_grad():
+            for values in found:
+                for index in range(self.position, self.place[name]):
+                    self._step(index, values, {})
+        return found
+
     def run(self, call: int, changes: Mapping[fx.Node, Change]) -> list[Any]:
         """The graph's outputs for one call, with these nodes computed otherwise (none of them behind the cursor)."""
         values = dict(self.values[call])

@@ -7,6 +7,7 @@ user would try by hand, so it always stands as a candidate beside the program's.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 
@@ -23,8 +24,14 @@ def kind_of(choice: Choice) -> str:
     return f"{name}@{choice.tier}"
 
 
+def without_width(kind: str) -> str:
+    """The kind with all its neurons: "bf16-width:96/128@memory" is "bf16@memory"."""
+    return re.sub(r"-width:[^@]*", "", kind)
+
+
 def uniform_plans(table: CostTable, excluded: Collection[str] = ()) -> Iterator[dict[str, str]]:
-    """Every uniform assignment; a site without the encoding keeps its choice of least loss."""
+    """Every uniform assignment; a site that cannot be narrowed takes the same encoding whole, and one without that its
+    choice of least loss."""
     options: dict[str, dict[str, Choice]] = {site.id: {} for site in table.sites}
     for choice in table.choices:
         if len(choice.sites) == 1 and choice.axis != "skip" and choice.id not in excluded:
@@ -47,7 +54,8 @@ def uniform_plans(table: CostTable, excluded: Collection[str] = ()) -> Iterator[
         chosen = {}
         for kind, members in zip(combination, groups, strict=True):
             for name in members:
-                chosen[name] = options[name].get(kind, least[name]).id
+                own = options[name].get(kind) or options[name].get(without_width(kind))
+                chosen[name] = (own or least[name]).id
         yield chosen
 
 

@@ -5,8 +5,8 @@ In: programs that were planned, a capture that shares weights with them. Out: an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from adaflex.codegen.kernels.menu import MENU
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Encoded, Machine
-from adaflex.passes.sites import find_sites
+from adaflex.passes.sites import Sites, find_sites
+from adaflex.passes.widths import dense, kept_of
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.program import Constant
 from adaflex.solver.table import Encoding
@@ -30,12 +31,15 @@ class Decided:
 
     decision: Decision
     assembled: Assembled
+    kept: Mapping[str, Tensor] = field(default_factory=dict)  # site -> the neurons that are left of it
 
     def encoded(self, site: str, encoding: Encoding, shape: tuple[int, ...]) -> Encoded | None:
         """The site's tensor as this program stores it; None where it does not."""
         for constant in self.assembled.program.constants:
-            if constant.name == site and constant.form == packed_form(encoding):
-                return kernel(MENU, encoding.family).unpack(self._bytes(constant), shape, encoding)
+            if constant.name == site and constant.form == packed_form(dense(encoding)):
+                made = kernel(MENU, encoding.family).unpack(self._bytes(constant), shape, dense(encoding))
+                extra = {"kept": self.kept[site]} if site in self.kept else {}
+                return Encoded(encoding, made.shape, {**made.parts, **extra})
         return None
 
     def _bytes(self, constant: Constant) -> Tensor:
@@ -50,7 +54,7 @@ def adopt(earlier: Sequence[Decided], capture: Capture, weights: Weights, here: 
     ``calls``: how many calls may run at once.
     """
     sites = find_sites(capture, weights, MENU, here)
-    shapes = {site.id: site.shape for site in sites.sites}
+    by_id = {site.id: site for site in sites.sites}
     blocks = {block.id for block in sites.blocks}
     known: dict[str, Encoding] = {}
     skipped: list[str] = []
@@ -58,16 +62,26 @@ def adopt(earlier: Sequence[Decided], capture: Capture, weights: Weights, here: 
     streamed = any(decided.decision.tiers for decided in earlier)
     streams = {site for block in blocks_of(capture, sites) for site in block} if streamed else set()
     for decided in earlier:
-        known |= {site: encoding for site, encoding in decided.decision.encodings.items() if site in shapes}
+        known |= {site: encoding for site, encoding in decided.decision.encodings.items() if site in by_id}
         skipped += [name for name in decided.decision.skipped if name in blocks]
         tiers |= {site: tier for site, tier in decided.decision.tiers.items() if site in streams}
 
+    known = {site: encoding for site, encoding in known.items() if _fits(sites, known, site)}
+
     def provide(site: str, encoding: Encoding) -> Encoded:
         for decided in earlier:
-            found = decided.encoded(site, encoding, shapes[site])
+            found = decided.encoded(site, encoding, sites.shape(by_id[site], encoding))
             if found is not None:
                 return found
         weight = sites.weight(weights, site).detach().float()
         return kernel(MENU, encoding.family).encode(weight, encoding, None)
 
     return executor(assemble(capture, weights, sites, Decision(known, tuple(skipped), tiers), provide), here, calls)
+
+
+def _fits(sites: Sites, known: Mapping[str, Encoding], site: str) -> bool:
+    """Whether this graph can do what was decided: neurons are removed only where all that share them are in it."""
+    kept, mlp = kept_of(known[site]), sites.mlp(site)
+    if kept is None:
+        return True
+    return mlp is not None and all(each in known and kept_of(known[each]) == kept for each in mlp.sites)

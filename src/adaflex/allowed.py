@@ -21,6 +21,7 @@ from adaflex.passes.calibration import Inputs, Samples
 from adaflex.passes.capture import Capture
 from adaflex.passes.decision import Decision
 from adaflex.passes.sites import Sites
+from adaflex.passes.widths import dense
 from adaflex.runtime.layout import plan_layout
 from adaflex.runtime.program import Program
 from adaflex.solver.allocate import best_uniform, plan_of
@@ -97,7 +98,12 @@ def offered(sites: Sites) -> CostTable:
         Choice(
             choice_id(site.id, encoding),
             (site.id,),
-            Cost(kernel(MENU, encoding.family).size_bytes(site.shape, encoding), (0,), 0.0, source="bound"),
+            Cost(
+                kernel(MENU, encoding.family).size_bytes(sites.shape(site, encoding), dense(encoding)),
+                (0,),
+                0.0,
+                source="bound",
+            ),
             encoding,
             label=encoding.label(),
         )

@@ -26,6 +26,7 @@ from adaflex.passes.calibration import Batch, Calibration, calibration, samples,
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.export_door import any_sizes, from_export
 from adaflex.passes.menu import Machine
+from adaflex.passes.widths import kept_of
 from adaflex.planning import Planned, plan_model
 from adaflex.progress import Bars
 from adaflex.report import text_report, write_report
@@ -210,11 +211,20 @@ def plan_capture(capture: Capture, weights: Weights, call: Call, options: Option
     data = with_state(data, {entry.name: value for entry, value in given if entry.is_state})
     scored = None if fits(capture, data) else replace(call, batch=roomiest(data)).recaptured()
     planned = _planned(*(scored or (capture, weights)), data, options, call.batch)
-    decided = Decided(decision_of(planned.table, planned.plan), planned.assembled)
+    decided = decided_of(planned)
     if scored is None:
         return Planning(capture, planned.executor, decided, planned)
     runs = adopt([decided], capture, weights, planned.machine, options.max_concurrency)
     return Planning(capture, runs, decided, planned)
+
+
+def decided_of(planned: Planned) -> Decided:
+    """What a plan decided, for graphs that come later."""
+    decision = decision_of(planned.table, planned.plan)
+    narrow = {site: each for site, each in decision.encodings.items() if kept_of(each) is not None}
+    parts = {site: made.parts for site, made in planned.scores.tensors(narrow).items()}
+    kept = {site: found["kept"] for site, found in parts.items() if "kept" in found}
+    return Decided(decision, planned.assembled, kept)
 
 
 def roomiest(data: Calibration) -> Batch:

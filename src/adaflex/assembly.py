@@ -22,6 +22,7 @@ from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Encoded, Machine
 from adaflex.passes.restructure import Restructured, restructure
 from adaflex.passes.sites import Sites
+from adaflex.passes.widths import dense
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.program import Program
 from adaflex.runtime.stream import Stream
@@ -45,7 +46,7 @@ def assignments(capture: Capture, sites: Sites, decision: Decision) -> dict[str,
     """Per placeholder of a decided weight, what lowering needs to know; sites without an encoding keep theirs."""
     found = {}
     for site in sites.sites:
-        encoding = decision.encodings.get(site.id, sites.keep[site.id])
+        encoding = dense(decision.encodings.get(site.id, sites.keep[site.id]))
         family: Kernel = kernel(MENU, encoding.family)
         constant, _ = sites.source[site.id]
         shape = site.shape
@@ -87,13 +88,15 @@ def skeleton(capture: Capture, sites: Sites, decision: Decision) -> tuple[Progra
 def assemble(capture: Capture, weights: Weights, sites: Sites, decision: Decision, provider: Provider) -> Assembled:
     """Lower and pack a set of choices; what is streamed goes to a file of the cache."""
     small, draft = _drafted(capture, sites, decision)
-    capture, sites, weights = small.capture, small.sites, small.weights(weights)
+    kept = {site: provider(site, decision.encodings[site]).parts["kept"] for site in set(small.cut.values())}
+    capture, sites, weights = small.capture, small.sites, small.weights(weights, kept)
     by_node = {constant.node: weight for constant, weight in zip(capture.constants, weights, strict=True)}
     site_of = sites_by_node(capture, sites)
 
     def pack(use: ConstantUse) -> Tensor:
         assert use.encoding is not None
-        return kernel(MENU, use.encoding.family).pack(provider(site_of[use.node], use.encoding))
+        site = site_of[use.node]
+        return kernel(MENU, use.encoding.family).pack(provider(site, decision.encodings.get(site, use.encoding)))
 
     program, made = finish(draft, by_node, _names(capture), pack)
     return Assembled(program, made.resident, keep(made.streamed.numpy()) if program.blocks else None)

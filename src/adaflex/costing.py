@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from adaflex.codegen.kernels.family import kernel
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.passes.sites import Sites
+from adaflex.passes.widths import dense
 from adaflex.pricing import Price, Spec
-from adaflex.solver.table import Choice, Cost, CostTable, Cut, Encoding, Fixed, Site
+from adaflex.solver.table import Choice, Cost, CostTable, Cut, Encoding, Fixed, Link, Site
 
 GATHER_BYTES_PER_NS = 8  # reading rows of a table: a bound, far from what decides
 
@@ -38,7 +40,8 @@ def specs_of(sites: Sites, rows: Mapping[str, int]) -> dict[tuple[str, Encoding]
     for site in sites.sites:
         if "linear" in site.op:
             for encoding in sites.offers[site.id]:
-                found[(site.id, encoding)] = Spec(encoding, site.shape[1], site.shape[0], max(rows[site.id], 1))
+                rows_out, columns = sites.shape(site, encoding)
+                found[(site.id, encoding)] = Spec(dense(encoding), columns, rows_out, max(rows[site.id], 1))
     return found
 
 
@@ -64,7 +67,13 @@ def build_table(
     """One choice per site and encoding; what no choice changes is what the baseline took beyond its sites."""
     specs = specs_of(sites, rows)
     choices = [
-        _choice(site, encoding, losses[(site.id, encoding)], time_of(site, encoding, rows[site.id], specs, prices))
+        _choice(
+            site,
+            encoding,
+            losses[(site.id, encoding)],
+            time_of(site, encoding, rows[site.id], specs, prices),
+            kernel(MENU, encoding.family).size_bytes(sites.shape(site, encoding), dense(encoding)),
+        )
         for site in sites.sites
         for encoding in sites.offers[site.id]
         if (site.id, encoding) in losses
@@ -78,6 +87,7 @@ def build_table(
         choices=tuple(choices),
         fixed=Fixed(fixed_bytes, (fixed_ns,)),
         cuts=(Cut("arena", baseline.live_bytes),),
+        links=links_of(sites, choices),
         default_loss=facts.default_loss,
         loss_kind=facts.loss_kind,
         baseline_bytes=facts.unchanged_bytes,
@@ -99,11 +109,22 @@ class Facts:
     notes: tuple[tuple[str, str], ...] = ()
 
 
-def _choice(site: Site, encoding: Encoding, loss: float, timed: tuple[int, float, str]) -> Choice:
+def _choice(site: Site, encoding: Encoding, loss: float, timed: tuple[int, float, str], size: int) -> Choice:
     time_ns, spread, source = timed
-    size = kernel(MENU, encoding.family).size_bytes(site.shape, encoding)
     cost = Cost(size, (time_ns,), loss, source="measured" if source == "measured" else "bound", spread=spread)
-    return Choice(choice_id(site.id, encoding), (site.id,), cost, encoding, label=encoding.label())
+    axis: Literal["precision", "sparsity"] = "sparsity" if encoding.sparsity else "precision"
+    return Choice(choice_id(site.id, encoding), (site.id,), cost, encoding, axis=axis, label=encoding.label())
+
+
+def links_of(sites: Sites, choices: Sequence[Choice]) -> tuple[Link, ...]:
+    """One for each mlp whose width is offered: all its sites keep the same neurons."""
+    found = []
+    for mlp in sites.mlps:
+        own = [choice for choice in choices if choice.sites[0] in mlp.sites and choice.axis == "sparsity"]
+        attribute = tuple((choice.id, choice.encoding.sparsity) for choice in own if choice.encoding)
+        if attribute:
+            found.append(Link(f"width of {mlp.id}", mlp.sites, attribute))
+    return tuple(found)
 
 
 def uniform(sites: Sites, families: Sequence[str], losses: Mapping[tuple[str, Encoding], float]) -> dict[str, Encoding]:
