@@ -204,9 +204,9 @@ def prepare(folder: Path) -> dict[str, Any]:
     import numpy
     import sentences
     import torch
+    from eager_memory import eager_bytes
 
     import adaflex
-    from eager_memory import eager_bytes
 
     torch.set_num_threads(2)
     model, tokenizer = sentences.load()

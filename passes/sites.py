@@ -87,10 +87,6 @@ def find_sites(capture: Capture, weights: Weights, menu: Menu, machine: Machine)
     nodes = {name: tuple(use.node.name for use in uses) for name, (_, uses) in made.items()}
     blocks, mlps = find_blocks(capture, nodes), find_mlps(capture, nodes)
     mlps = tuple(mlp for mlp in mlps if all(len(offers[name]) > 1 for name in mlp.sites))
-    for mlp in mlps:
-        for name in mlp.sites:
-            site, uses = made[name]
-            offers[name] += _narrower(site, mlp, weights[uses[0].constant].dtype, menu, machine)
     return Sites(
         sites=tuple(_in_block(site, blocks) for site, _ in made.values()),
         offers=offers,
@@ -102,6 +98,17 @@ def find_sites(capture: Capture, weights: Weights, menu: Menu, machine: Machine)
         mlps=mlps,
         notes=tuple(notes),
     )
+
+
+def with_widths(sites: Sites, weights: Weights, menu: Menu, machine: Machine) -> Sites:
+    """The sites with what each is offered with fewer neurons as well: a choice that all sites of an mlp share."""
+    offers = dict(sites.offers)
+    for site in sites.sites:
+        mlp = sites.mlp(site.id)
+        if mlp is not None:
+            dtype = weights[sites.source[site.id][0]].dtype
+            offers[site.id] += _narrower(site, mlp, dtype, menu, machine)
+    return replace(sites, offers=offers)
 
 
 def _by_storage(capture: Capture, weights: Weights) -> tuple[list[list[_Use]], list[tuple[str, str]]]:

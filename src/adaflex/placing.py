@@ -11,7 +11,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -23,7 +23,7 @@ from adaflex.native import cache_folder
 from adaflex.runtime.artifact_file import Piece, replace_file
 from adaflex.runtime.stream import PAGE, REQUEST, Stream, open_stream, padded, pages
 from adaflex.runtime.stream_file import FOLDER
-from adaflex.solver.table import Choice, CostTable, Tier
+from adaflex.solver.table import Choice, CostTable, Link, Tier
 
 REQUESTS = (PAGE, 64 << 10, 256 << 10, 1 << 20, REQUEST)  # bytes of the reads that are timed
 READS = 8  # of each size, none of bytes that were read before
@@ -49,9 +49,16 @@ def placed(table: CostTable, placement: Placement) -> CostTable:
     return replace(
         table,
         choices=(*table.choices, *more),
+        links=tuple(_with_copies(link, {choice.id for choice in more}) for link in table.links),
         tiers=(*table.tiers, placement.tier),
         blocks=placement.blocks,
     )
+
+
+def _with_copies(link: Link, copies: Collection[str]) -> Link:
+    """The link with the copies on disk of its choices: they have the same value."""
+    more = ((name + SUFFIX, value) for name, value in link.attribute if name + SUFFIX in copies)
+    return replace(link, attribute=(*link.attribute, *more))
 
 
 def _on_disk(choice: Choice, tier: Tier) -> Choice:

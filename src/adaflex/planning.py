@@ -25,7 +25,7 @@ from adaflex.passes.encoded_cache import EncodedCache
 from adaflex.passes.menu import Machine
 from adaflex.passes.score import Scores, name_of, score
 from adaflex.passes.score_cache import Key, ScoreCache, inputs_digest, key_of
-from adaflex.passes.sites import Sites, find_sites
+from adaflex.passes.sites import Sites, find_sites, with_widths
 from adaflex.placing import slower
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.verdict import Verdict
@@ -104,7 +104,10 @@ def here_for(options: Options) -> Machine:
 
 def sites_of(model: Model, options: Options, here: Machine) -> Sites:
     """What there is to decide on the options' axes; weights that are not finite are said, or refused."""
-    sites = narrowed(find_sites(model.capture, model.weights, MENU, here), options.axes)
+    sites = find_sites(model.capture, model.weights, MENU, here)
+    if "sparsity" in options.axes:
+        sites = with_widths(sites, model.weights, MENU, here)
+    sites = narrowed(sites, options.axes)
     check_finite(sites, options.strict)
     return sites
 

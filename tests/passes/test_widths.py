@@ -14,7 +14,7 @@ from adaflex.passes.repair import statistics
 from adaflex.passes.restructure import restructure
 from adaflex.passes.rewrite import rewrite, run
 from adaflex.passes.score import score
-from adaflex.passes.sites import find_sites
+from adaflex.passes.sites import find_sites, with_widths
 from adaflex.passes.widths import kept_of, shrink, widths, with_width
 from tests.passes.models import zoo
 from tests.passes.test_restructure import check_sound
@@ -38,7 +38,7 @@ class Gated(nn.Module):
 def found(model: nn.Module, x: torch.Tensor):  # type: ignore[no-untyped-def]
     model = model.eval().requires_grad_(False)
     capture, weights = from_export(model, (x,), None, any_sizes((x,), None, model))
-    return capture, weights, find_sites(capture, weights, MENU, MACHINE)
+    return capture, weights, with_widths(find_sites(capture, weights, MENU, MACHINE), weights, MENU, MACHINE)
 
 
 def data(count: int = 64, seed: int = 1, rank: int = 64) -> list[torch.Tensor]:

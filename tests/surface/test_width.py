@@ -9,8 +9,9 @@ from torch import nn
 import adaflex
 from adaflex.api import ModelPlan
 from adaflex.passes.widths import kept_of
+from adaflex.placing import Placement, placed
 from adaflex.solver.check import faults
-from adaflex.solver.table import Budget
+from adaflex.solver.table import Budget, Tier
 from adaflex.verifying import decision_of
 
 WIDE, INNER, ROWS = 64, 256, 16
@@ -150,3 +151,14 @@ def test_through_torch_compile() -> None:
     for planning in adaflex.programs(compiled):
         shapes = {constant.name: constant.shape for constant in planning.decided.program.constants}
         assert shapes["fill.weight"] == (INNER // 2, WIDE) and shapes["fill.bias"] == (INNER // 2,)
+
+
+def test_a_width_on_disk_is_the_same_width(planned) -> None:  # type: ignore[no-untyped-def]
+    table = planned[0].planned.table
+    tier = Tier("disk", bandwidth=((1 << 12, 10**9),))
+    both = placed(table, Placement((("up.weight",), ("down.weight",)), tier))
+    chosen = {site.id: f"{site.id}|fp32" for site in both.sites}
+    narrow = {"up.weight": "up.weight|fp32-width:128/256@disk", "down.weight": "down.weight|fp32-width:128/256"}
+    assert not faults(both, Budget(), chosen | narrow)
+    torn = narrow | {"down.weight": "down.weight|fp32-width:192/256@disk"}
+    assert [fault.kind for fault in faults(both, Budget(), chosen | torn)] == ["link"]
