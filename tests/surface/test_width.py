@@ -149,7 +149,7 @@ def test_through_torch_compile() -> None:
         for x in (calls()[4]["x"][:9], calls()[4]["x"]):
             assert float((compiled(x) - given(x)).norm() / given(x).norm()) < 0.01
     for planning in adaflex.programs(compiled):
-        shapes = {constant.name: constant.shape for constant in planning.decided.program.constants}
+        shapes = {constant.name: constant.shape for constant in planning.decided.assembled.program.constants}
         assert shapes["fill.weight"] == (INNER // 2, WIDE) and shapes["fill.bias"] == (INNER // 2,)
 
 
