@@ -9,11 +9,12 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
+SQUARED = "squared relative error"  # how an error is stored, so that choices add up
 NOISE = 0.10  # a time within this share above its limit holds where the measurement's own spread explains it
 STALL_SHARE, STALL_NS = 1.25, 1_000_000  # a stall holds up to this share of what was stated, and so much more
 ROLLUP = Path("/proc/self/smaps_rollup")
@@ -43,9 +44,22 @@ class Promise:
         slack = min(self.spread, NOISE * self.asked) if self.unit == "ns" else 0.0
         return self.measured <= self.asked + slack
 
+    def as_read(self) -> Promise:
+        """The figures as people read them: of a squared relative error the root, as it was asked for."""
+        if self.unit != SQUARED:
+            return self
+        return replace(
+            self,
+            unit=SQUARED.removeprefix("squared "),
+            asked=_root(self.asked),
+            planned=_root(self.planned),
+            measured=_root(self.measured),
+        )
+
     def sentence(self) -> str:
         """ "memory: asked 120.0 MiB, planned 98.1 MiB, measured 98.3 MiB: held"."""
-        parts = [f"{word} {_amount(value, self.unit)}" for word, value in self._figures() if value is not None]
+        read = self.as_read()
+        parts = [f"{word} {_amount(value, read.unit)}" for word, value in read._figures() if value is not None]
         judged = self.asked is not None and self.measured is not None
         end = "" if not judged else ": held" if self.held else ": BROKEN"
         return f"{self.name}: {', '.join(parts)}{end}"
@@ -58,6 +72,10 @@ class Promise:
 def stall_promise(stated: int, measured: int) -> Promise:
     """How long a call waits for the disk while nothing is cached: it may be a quarter and a millisecond longer."""
     return Promise("stall", "ns", STALL_SHARE * stated + STALL_NS, stated, measured)
+
+
+def _root(value: float | None) -> float | None:
+    return None if value is None else math.sqrt(value) if value > 0 else 0.0 if value <= 0 else value
 
 
 @dataclass(frozen=True)

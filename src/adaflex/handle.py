@@ -73,7 +73,8 @@ class Program:
         """
         if self._state:
             raise OptionError(
-                "this model writes to its own buffers, and such a program cannot be saved yet; make it pure"
+                "this model writes to its own buffers, which a file cannot hand on: hand them in and out as tensors, "
+                "or use torch.compile(model, backend='adaflex')"
             )
         kernels = self.executor.kernels
         parts = {NATIVE: kernels.path.read_bytes()} if native and isinstance(kernels, NativeKernels) else None

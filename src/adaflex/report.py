@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +15,6 @@ from rich.table import Table
 
 from adaflex.errors import OptionError
 from adaflex.planning import Planned
-from adaflex.runtime.verdict import Promise
 from adaflex.solver.plan import Plan
 from adaflex.solver.table import Choice, CostTable
 
@@ -84,35 +82,13 @@ def layers_table(planned: Planned) -> Table:
     return table
 
 
-def promises(planned: Planned) -> list[Promise]:
-    """What was promised, asked and measured, as people read it: the root of a squared error."""
-    return [as_read(promise) for promise in planned.verdict.promises]
-
-
-def as_read(promise: Promise) -> Promise:
-    """A squared relative error as the relative error that was asked for; others as they are."""
-    if promise.unit != "squared relative error":
-        return promise
-
-    def root(value: float | None) -> float | None:
-        return None if value is None else math.sqrt(max(value, 0.0))
-
-    return replace(
-        promise,
-        unit="relative error",
-        asked=root(promise.asked),
-        planned=root(promise.planned),
-        measured=root(promise.measured),
-    )
-
-
 def summary(planned: Planned) -> list[str]:
     """Promised against measured, the proof, and how well the table's sums matched."""
     plan, table = planned.plan, planned.table
     assert plan.totals is not None
     lines = [f"objective: {plan.objective}; {proof(plan)}"]
     lines += list(plan.reasons)
-    lines += [promise.sentence() for promise in promises(planned)]
+    lines += [promise.sentence() for promise in planned.verdict.promises]
     lines += streaming(planned)
     measured = {promise.name: promise.measured for promise in planned.verdict.promises}
     loss = measured["loss"]

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 
 from adaflex import __version__
 from adaflex.planning import Planned
-from adaflex.report import layer_rows, promises, proof, summary
+from adaflex.report import layer_rows, proof, summary
 from adaflex.runtime.arena import Piece
 from adaflex.solver.draw import packing_svg
 from adaflex.solver.pareto import pareto
@@ -48,7 +48,7 @@ def content(planned: Planned) -> dict[str, Any]:
         "same_data": planned.verdict.same_data,
         "proof": proof(planned.plan),
         "objective": planned.plan.objective,
-        "promises": promises(planned),
+        "promises": [promise.as_read() for promise in planned.verdict.promises],
         "layers": layer_rows(planned),
         "summary": [line for line in summary(planned) if not line.startswith(shown)],
         "notes": [(site, text) for site, text in planned.table.notes],

@@ -137,6 +137,14 @@ def test_a_named_cache_that_cannot_be_written_is_an_error(tmp_path: Path, monkey
         cache_folder("native")
 
 
+@pytest.mark.usefixtures("before_scoring")
+def test_planning_under_such_a_cache_scores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ADAFLEX_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(CacheError, match=r"ADAFLEX_CACHE_DIR=.*file.*unset it"):
+        adaflex.plan(model(), calls())
+
+
 # --- impossible budgets, through the shell ---
 
 
@@ -225,6 +233,26 @@ def test_float64_weights_are_not_offered_and_compute_as_in_eager() -> None:
     assert [site.id for site in made.table.sites] == ["up.weight"]
     x = calls(1)[0]["x"]
     torch.testing.assert_close(made.compile()(x), mixed(x), rtol=1e-5, atol=1e-5)
+
+
+class Numbers(nn.Module):
+    """Takes whole numbers of two widths: row numbers, and a count that is widened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.up = nn.Embedding(10, 64), nn.Linear(64, 64)
+
+    def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
+        return self.up(self.table(ids)) * counts.unsqueeze(-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_whole_numbers_as_inputs_give_what_eager_gives(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    made = Numbers().eval().requires_grad_(False)
+    given = [(torch.randint(10, (4, 6), dtype=dtype), torch.randint(9, (4, 6), dtype=dtype)) for _ in range(4)]
+    found = adaflex.plan(made, given, threads=1, pin={"table*": "embed32", "up*": "fp32"}).compile()
+    torch.testing.assert_close(found(*given[0]), made(*given[0]), rtol=1e-5, atol=1e-5)
 
 
 # --- caches and compilers ---

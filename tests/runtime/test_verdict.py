@@ -90,3 +90,11 @@ def test_elsewhere_memory_is_not_made_up(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(verdict, "ROLLUP", Path("/no/such/file"))
     assert anonymous_bytes() == 0 and process_growth(lambda: 3) == (0, 3)
+
+
+def test_a_squared_error_is_read_as_its_root_everywhere() -> None:
+    made = Promise("loss", "squared relative error", 0.03**2, 0.02**2, 0.04**2)
+    assert made.sentence() == "loss: asked 0.03, planned 0.02, measured 0.04: BROKEN"
+    assert "measured 0.04: BROKEN" in Verdict((made,)).sentence() and "asked 0.03" in Verdict((made,)).text()
+    assert Promise("loss", "KL divergence", 0.03, None, 0.04).sentence() == "loss: asked 0.03, measured 0.04: BROKEN"
+    assert "measured nan: BROKEN" in Promise("loss", "squared relative error", 0.01, None, float("nan")).sentence()

@@ -106,10 +106,9 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
     lines.append(f"plan: {plan['status']}, least {plan['objective']}, table {str(plan['table_digest'])[:12]}")
     lines.append("measured on: " + ", ".join(f"{name} {text}" for name, text in found["machine"].items()))
     if found["verdict"] is not None:
-        from adaflex.report import as_read
         from adaflex.runtime.verdict import from_json
 
-        lines += [as_read(promise).sentence() for promise in from_json(found["verdict"]).promises]
+        lines += [promise.sentence() for promise in from_json(found["verdict"]).promises]
     for each in found["constants"] or []:
         lines.append(f"  {each['name']} {each['form']} {each['shape']} {each['size_bytes']}")
     return lines

@@ -40,7 +40,6 @@ def run(args: argparse.Namespace) -> int:
     """Load, measure, judge, print."""
     from adaflex import machine
     from adaflex.handle import load
-    from adaflex.report import as_read
 
     program = load(args.artifact, threads=args.threads)
     if program.verdict is None:
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         if not same:
             print("the plan was made on another machine; its latency was predicted for that one")
-        print(replace(verdict, promises=tuple(as_read(promise) for promise in verdict.promises)).text())
+        print(verdict.text())
         print(f"process: grew by {process / 2**20:.1f} MiB when it loaded and ran the program")
         print("all promises held" if verdict.held else "a promise is BROKEN")
     return 0 if verdict.held else 4
