@@ -1,6 +1,7 @@
 """Programs that stream: ring intervals, block-wise re-solving, deep rings; the memory planner's tiers in the shell."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from adaflex.cli import main
 from adaflex.errors import TableError
 from adaflex.solver.allocate import allocate
-from adaflex.solver.check import faults, totals
+from adaflex.solver.check import faults, stall_ns, totals
 from adaflex.solver.decide import Limits, blocks_of
 from adaflex.solver.generate import Shape, budgets_of, realistic
 from adaflex.solver.memplan import Buffer, MemoryProblem, Operator, Store, pack_problem, stream_problem
@@ -31,6 +32,20 @@ def test_streamed_plans_are_verified_and_bounded() -> None:
     assert plan.bound <= plan.value
     home = allocate(TABLE, budget, pins=Pins(pin=(("*", "memory"),)), time_limit_s=4, gap=0.02)
     assert home.value is None or plan.bound <= home.value
+
+
+def test_stalls_are_what_computing_the_block_before_does_not_cover() -> None:
+    rng = random.Random(2)
+    by_site = {site.id: [c.id for c in TABLE.choices if c.sites == (site.id,)] for site in TABLE.sites}
+    for _ in range(20):
+        choices = {site: rng.choice(names) for site, names in by_site.items()}
+        taken = {c.sites[0]: c.cost for c in TABLE.choices if choices[c.sites[0]] == c.id}
+        blocks = [list(block) for block in TABLE.blocks]
+        for phase, stall in enumerate(stall_ns(replace(TABLE, casts=()), choices)):
+            load = [sum(taken[s].stream_ns[phase] for s in block if taken[s].stream_ns) for block in blocks]
+            busy = [sum(taken[s].time_ns[phase] for s in block) for block in blocks]
+            assert stall == sum(max(0, load[b] - busy[b - 1]) for b in range(len(blocks)))
+            assert stall <= sum(load)
 
 
 def test_a_deeper_ring_waits_no_longer_but_holds_more() -> None:

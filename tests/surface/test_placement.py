@@ -25,7 +25,9 @@ from adaflex.planning import here_for, sites_of
 from adaflex.runtime import artifact_file
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.stream import PAGE
-from adaflex.solver.table import Encoding
+from adaflex.solver.allocate import allocate
+from adaflex.solver.check import stall_ns
+from adaflex.solver.table import Budget, Encoding
 from adaflex.tabling import model_of
 from tests.runtime import sample
 
@@ -198,6 +200,12 @@ def test_a_budget_that_no_resident_plan_meets_is_met_from_disk(planned: adaflex.
     made = planned.planned.executor
     own = made.memory((calls()[0],))
     assert own["total"] <= planned.planned.plan.totals.peak_bytes and own["ring"] > 0
+
+
+def test_nothing_is_streamed_where_memory_is_no_matter(planned: adaflex.api.ModelPlan) -> None:  # type: ignore[name-defined]
+    free = allocate(planned.table, Budget(loss=0.25))
+    assert free.choices and not any(name.endswith("@disk") for _, name in free.choices)
+    assert stall_ns(planned.table, free.choices) == (0,)
 
 
 def test_saved_loaded_and_verified(
