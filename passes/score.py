@@ -94,13 +94,13 @@ def score(
     data = samples(capture, calibration, whole=callable(loss))
     encoder = Encoder(capture, weights, sites, menu, data, store)
     judges = [_judge(capture, weights, data, calls, loss) for calls in (data.fit, data.held) if calls]
-    run = _Run(encoder, judges[0], cache, deadline, progress)
+    held = judges[1] if len(judges) > 1 and not callable(loss) else None
+    run = _Run(encoder, judges[0], cache, deadline, progress, held)
     run.score_sites()
     run.score_blocks()
     stored = run.remembered("bf16", lambda: joint_loss(encoder, judges[0], encoder.encoded(bf16_plan(sites))))
     bf16 = max(stored, run.remembered("cast to bf16", lambda: cast_loss(capture, weights, judges[0])))
     run.notes += encoder.notes
-    held = judges[1] if len(judges) > 1 and not callable(loss) else None
     return Scores(run.loss, run.source, run.skips, bf16, judges[0].kind, tuple(run.notes), encoder, held, judges[0])
 
 
@@ -195,9 +195,17 @@ class _Run:
     """One pass over the sites in graph order; finished losses go to the cache at once."""
 
     def __init__(
-        self, encoder: Encoder, judge: Judge, cache: Cache | None, deadline: float | None, progress: Progress | None
+        self,
+        encoder: Encoder,
+        judge: Judge,
+        cache: Cache | None,
+        deadline: float | None,
+        progress: Progress | None,
+        unseen: Judge | None = None,
     ) -> None:
         self.encoder, self.judge, self.cache = encoder, judge, cache
+        self.unseen = unseen or judge  # of widths: a refit has as many unknowns as there are rows, nearly
+        self.unseen_cursor: Cursor | None = None
         self.deadline, self.progress = deadline, progress
         self.sites = encoder.sites
         self.loss: dict[tuple[str, Encoding], float] = {}
@@ -270,12 +278,15 @@ class _Run:
 
     def _score_width(self, cursor: Cursor, of: tuple[Mlp, int]) -> None:
         """Every offer of an mlp at one width: the loss of the removed neurons counts at its first site, and what an
-        encoding adds to it at that encoding's site."""
+        encoding adds to it at that encoding's site. Measured on samples held out, where there are any: on those that
+        the refit was made of it would look better than it is (MiniLM at half its width, one layer: 0.07 for 0.13)."""
         mlp, kept = of
         if self.late():
             self.notes.append((mlp.sites[0], f"is not offered {kept} neurons: the time limit had passed"))
             return
         plain = {site: with_width(self.sites.keep[site], kept, mlp.neurons) for site in mlp.sites}
+        self.unseen_cursor = self.unseen_cursor or self.encoder.cursor(self.unseen.calls)
+        self.unseen_cursor.advance(self.sites.uses[mlp.sites[0]][0])
         base = self._joint(cursor, plain)
         for site in mlp.sites:
             for encoding in [each for each in self.sites.offers[site] if kept_of(each) == kept]:
@@ -286,12 +297,13 @@ class _Run:
                     self.tell(name_of(site, encoding))
 
     def _joint(self, cursor: Cursor, chosen: Mapping[str, Encoding]) -> float:
-        """The loss with all these choices made, the cursor standing before the first."""
-        changes: dict[fx.Node, Change] = {}
+        """The loss with all these choices made, both cursors standing before the first."""
+        unseen, changes = self.unseen_cursor, dict[fx.Node, Change]()
+        assert unseen is not None
         for site, encoding in chosen.items():
             encoded = self.encoder.encode_at(cursor, site, encoding)
             changes |= site_changes(cursor, self.sites, self.encoder.menu, site, encoded)
-        return self.judge(lambda call: cursor.run(call, changes))
+        return self.unseen(lambda call: unseen.run(call, changes))
 
     def _put(self, site: str, encoding: Encoding, found: float) -> None:
         self.loss[site, encoding], self.source[site, encoding] = found, "measured"

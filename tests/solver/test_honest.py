@@ -25,6 +25,7 @@ from adaflex.solver.table import (
     Cost,
     CostTable,
     Cut,
+    Encoding,
     Fixed,
     Link,
     Pair,
@@ -302,3 +303,23 @@ def test_totals_of_a_hand_made_plan() -> None:
     made = totals(TABLE, OK)
     assert (made.size_bytes, made.peak_bytes, made.time_ns, made.bits_milli) == (60, 72, (15,), 1600)
     assert totals(TABLE, {"a": "abc", "b": "abc", "c": "abc"}).peak_bytes == 10 + 5 - 3
+
+
+def test_a_uniform_plan_is_one_over_products_of_axes() -> None:
+    """ "bf16 and half the neurons everywhere" leaves sites that cannot be narrowed in bf16, not at their widest."""
+    sites = tuple(Site(name, "linear", 100, 400) for name in ("query", "up", "down"))
+    forms = {"fp32": (400, 0.0), "bf16": (200, 0.1), "bf16-width:5/10": (100, 0.2)}
+    choices = tuple(
+        Choice(f"{site.id}|{label}", (site.id,), Cost(size, (size,), loss), Encoding(label), label=label)
+        for site in sites
+        for label, (size, loss) in forms.items()
+        if site.id != "query" or "width" not in label
+    )
+    narrow = tuple((choice.id, "5/10") for choice in choices if "width" in choice.id)
+    table = CostTable(sites, choices, links=(Link("width", ("up", "down"), narrow),))
+    plan = best_uniform(table, Budget(memory_bytes=400, objective="loss"))
+    assert dict(plan.choices) == {
+        "query": "query|bf16",
+        "up": "up|bf16-width:5/10",
+        "down": "down|bf16-width:5/10",
+    }
