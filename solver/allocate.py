@@ -55,7 +55,9 @@ def allocate(
     begin = time.perf_counter()
     require_sense(table)
     require_budget(table, budget)
+    key = digest(table)
     limits = limits or Limits(time_s=time_limit_s, gap=gap)
+    limits = replace(limits, time_s=max(0.05, limits.time_s - (time.perf_counter() - begin)))
     excluded = excluded_by(table, pins)
     wish = resolve(table, budget)
     out = decide(table, wish, limits, excluded)
@@ -69,11 +71,14 @@ def allocate(
             f"no plan within the other budgets keeps the implied loss of {most:.6g}; it was dropped, least loss sought"
         )
     left = max(1.0, limits.time_s - (time.perf_counter() - begin))
-    return plan_of(table, wish, out, said + reasons_of(table, wish, out, excluded, left), time.perf_counter() - begin)
+    said += reasons_of(table, wish, out, excluded, left)
+    return plan_of(table, wish, out, said, time.perf_counter() - begin, key=key)
 
 
-def plan_of(table: CostTable, wish: Wish, out: Outcome, reasons: Sequence[str], seconds: float) -> Plan:
-    """The plan that an outcome stands for, with totals recomputed exactly."""
+def plan_of(
+    table: CostTable, wish: Wish, out: Outcome, reasons: Sequence[str], seconds: float, *, key: str = ""
+) -> Plan:
+    """The plan that an outcome stands for, with totals recomputed exactly; ``key`` is the table's digest if known."""
     choices = tuple((site.id, out.choices[site.id]) for site in table.sites) if out.choices else ()
     known = out.value is not None and out.bound is not None
     apart = (out.value or 0.0) - (out.bound or 0.0)
@@ -87,7 +92,7 @@ def plan_of(table: CostTable, wish: Wish, out: Outcome, reasons: Sequence[str], 
         gap=apart / max(abs(out.value or 0.0), 1e-300) if known and apart else (0.0 if known else None),
         limit=out.limit,
         budget=wish.budget,
-        table_digest=digest(table),
+        table_digest=key or digest(table),
         reasons=tuple(reasons),
         runners_up=runners_up_of(table, wish, out),
         prices=prices_of(table, wish, out),

@@ -26,6 +26,7 @@ ROUNDS = 5
 SMALL = 6000  # columns up to which the optimum itself is sought, beyond it a gap of 0.01 %
 MOST_COLUMNS = 100_000
 MOST_PAIRED = 10_000
+LOADING = 4.0  # loading a program and one step of solving take up to about this many times as long as building it
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,11 @@ def decide(
     """
     if not table.sites:
         return _nothing_to_decide(table, wish)
-    deadline = time.perf_counter() + limits.time_s
+    begin = time.perf_counter()
+    deadline = begin + limits.time_s
     out = Outcome()
-    uniform = uniform_choices(table, wish.budget, wish.objective, excluded)
+    soon = begin + 0.3 * limits.time_s if limits.nodes is None else INFINITE
+    uniform = uniform_choices(table, wish.budget, wish.objective, excluded, deadline=soon)
     if uniform:
         out.offer(uniform, verified(table, wish, uniform))
     if known and not any(choice in excluded for choice in known.values()):
@@ -117,7 +120,8 @@ def decide(
     if limits.solver and solver_name() and len(table.choices) <= most:
         _by_program(table, wish, limits, excluded, (out, deadline))
     else:
-        _without_program(wish, limits, out, impossible=priced.bound == INFINITE, rounding_error=rounding(table, wish))
+        limit = "size" if limits.solver and solver_name() else "no solver"
+        _without_program(wish, limit, out, impossible=priced.bound == INFINITE, rounding_error=rounding(table, wish))
     return out
 
 
@@ -127,9 +131,9 @@ def _nothing_to_decide(table: CostTable, wish: Wish) -> Outcome:
     return Outcome("infeasible") if value is None else Outcome("optimal", {}, value, value)
 
 
-def _without_program(wish: Wish, limits: Limits, out: Outcome, *, impossible: bool, rounding_error: float) -> None:
-    """Settle for the relaxation's bound and the best choices found without a solver."""
-    out.limit = "size" if limits.solver and solver_name() else "no solver"
+def _without_program(wish: Wish, limit: str, out: Outcome, *, impossible: bool, rounding_error: float) -> None:
+    """Settle for the relaxation's bound and the best choices found without a solver; ``limit`` says why."""
+    out.limit = limit
     if impossible:
         out.status = "infeasible"
     elif out.choices is not None:
@@ -145,11 +149,15 @@ def _by_program(
     exact = exact_stalls(table)
     if not exact and _relaxed_first(table, wish, held, (limits, gap, deadline), out):
         return
+    begin = time.perf_counter()
     program = build(table, wish.budget, held)
+    if deadline - time.perf_counter() < LOADING * (time.perf_counter() - begin):  # no time to load and to solve it
+        _without_program(wish, "time", out, impossible=False, rounding_error=rounding(table, wish))
+        return
     out.program = program
     scale = scale_of(table, wish.objective)
     live = Live(program, wish.objective, reference=out.value / scale if out.value else None)
-    out.duals = live.relax(time_limit=max(1.0, deadline - time.perf_counter()))
+    out.duals = live.relax(time_limit=max(0.05, deadline - time.perf_counter()))
     if out.duals is None and live.lp_infeasible():
         out.status = "infeasible"
     else:

@@ -27,6 +27,9 @@ MOST = 1 << 62  # the solver's arithmetic is 64 bits wide; sums stay below this
 MOST_TEXT = 1 << 30
 
 
+PLAIN = frozenset((str, int, float, bool, type(None)))  # what JSON holds as it stands
+
+
 @functools.cache
 def _fields(kind: type) -> tuple[tuple[str, Any, Any], ...]:
     """(name, type, default) of each field; MISSING where it has no default."""
@@ -42,12 +45,17 @@ def _fields(kind: type) -> tuple[tuple[str, Any, Any], ...]:
 
 def encode(value: Any) -> Any:
     """Plain JSON values of a dataclass; fields at their default are left out."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        pairs = ((name, getattr(value, name), default) for name, _, default in _fields(type(value)))
-        return {name: encode(part) for name, part, default in pairs if part != default}
-    if isinstance(value, tuple):
-        return [encode(part) for part in value]
-    return value
+    kind: type = type(value)
+    if kind in PLAIN:
+        return value
+    if kind is tuple:
+        return [part if type(part) in PLAIN else encode(part) for part in value]
+    found = {}
+    for name, _, default in _fields(kind):
+        part = getattr(value, name)
+        if part != default:
+            found[name] = part if type(part) in PLAIN else encode(part)
+    return found
 
 
 def decode(kind: Any, value: Any, path: str) -> Any:

@@ -7,7 +7,9 @@ user would try by hand, so it always stands as a candidate beside the program's.
 from __future__ import annotations
 
 import itertools
+import math
 import re
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 
@@ -75,12 +77,14 @@ def _product(kinds: list[list[str]]) -> int:
 
 
 def uniform_choices(
-    table: CostTable, budget: Budget, objective: str, excluded: Collection[str] = ()
+    table: CostTable, budget: Budget, objective: str, excluded: Collection[str] = (), *, deadline: float = math.inf
 ) -> dict[str, str] | None:
-    """The uniform plan of least value within all budgets; None where none fits."""
+    """The uniform plan of least value within all budgets; None where none fits (or none was met in time)."""
     best: tuple[float, dict[str, str]] | None = None
     for chosen in uniform_plans(table, excluded):
         value = value_of(totals(table, chosen), objective, budget)
         if (best is None or value < best[0]) and not faults(table, budget, chosen):
             best = value, chosen
+        if time.perf_counter() > deadline:
+            break
     return best[1] if best else None

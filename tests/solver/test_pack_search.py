@@ -190,4 +190,5 @@ def test_many_buffers_come_near_the_bound_in_few_moves() -> None:
     buffers = lives(2000, 50, 0)
     made = pack(buffers, node_limit=60_000, time_limit_s=60.0)
     assert not validate(buffers, dict(made.offsets))
-    assert made.height <= greedy(buffers).height and (library() is None or made.height <= 1.03 * made.bound)
+    best = greedy(buffers).height
+    assert made.height <= best if library() is None else made.height < 0.97 * best

@@ -6,6 +6,8 @@ import time
 import numpy as np
 import pytest
 
+from adaflex.solver.allocate import allocate
+from adaflex.solver.check import faults
 from adaflex.solver.generate import Shape, budgets_of, realistic
 from adaflex.solver.model import INFINITE, Program, build
 from adaflex.solver.rings import WHOLE, Node, Tree, near, several, solve_by_ring, undecided
@@ -86,3 +88,19 @@ def test_plans_near_the_lp_are_plans() -> None:
     assert values and min(values) >= part.value * (1 - 1e-6)
     assert np.array_equal(live.high, program.upper[: program.choices]) and not live.low.any()
     assert undecided(Node(part.value, 0, part=part), np.zeros(0, dtype=np.int64)) == -1 and WHOLE < 0.5
+
+
+@pytest.mark.parametrize("tiers", [False, True])
+def test_a_limit_of_one_second_is_kept_on_large_tables(tiers: bool) -> None:
+    table = realistic(Shape(blocks=80, tiers=tiers), 0)
+    budget = budgets_of(table, 0.2, 0.6) if tiers else budgets_of(table, 0.35, 0.36)
+    begin = time.process_time()
+    plan = allocate(table, budget, time_limit_s=1.0)
+    assert time.process_time() - begin < 1.5
+    assert plan.value is not None and plan.bound is not None and not faults(table, plan.budget, plan.choices)
+
+
+def test_without_time_for_the_program_the_limit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaflex.solver.decide.LOADING", 1e9)
+    plan = allocate(TABLE, budgets_of(TABLE, 0.6, 0.9), time_limit_s=5.0)
+    assert plan.limit == "time" and plan.status == "feasible" and plan.bound is not None
