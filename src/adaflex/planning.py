@@ -29,6 +29,7 @@ from adaflex.passes.sites import Sites, find_sites, with_widths
 from adaflex.placing import slower
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.verdict import Verdict
+from adaflex.solver.check import stall_ns
 from adaflex.solver.plan import Plan
 from adaflex.solver.table import Budget, CostTable
 from adaflex.tabling import Model, Progress, kind_of, measured_table, model_of, silent
@@ -36,6 +37,7 @@ from adaflex.verifying import Attempt, Setting, attempted, decision_of, judge
 
 ROUNDS = 3  # corrections of a promise that did not hold
 SAFETY = 0.97  # of what a corrected budget would have to be
+SLOWEST = 1e4  # times as slow as measured: no disk that answers is slower
 SCALE_TOLERANCE = 0.10  # predicted against measured latency
 SECONDS_TO_SOLVE = 30.0
 
@@ -204,13 +206,14 @@ def _held(attempt: Attempt, name: str) -> bool:
     return all(promise.held for promise in attempt.verdict.promises if promise.name == name)
 
 
-def _restated(attempt: Attempt, table: CostTable) -> CostTable:
-    """The table for a disk as slow as the stall that was measured says."""
-    stall = next(promise for promise in attempt.verdict.promises if promise.name == "stall")
-    streamed = {site for block in table.blocks for site in block}
-    by_id = {choice.id: choice for choice in table.choices}
-    computed = sum(by_id[name].cost.time_ns[0] for site, name in attempt.plan.choices if site in streamed)
-    return slower(table, ((stall.measured or 0) + computed) / max((stall.planned or 0) + computed, 1))
+def _restated(attempt: Attempt) -> CostTable:
+    """The table for a disk that is slow enough to explain the stall that was measured."""
+    (measured,) = (promise.measured or 0 for promise in attempt.verdict.promises if promise.name == "stall")
+    factor, table = 1.0, attempt.table
+    while stall_ns(table, attempt.plan.choices)[0] < measured and factor < SLOWEST:
+        factor *= 1.1
+        table = slower(attempt.table, factor)
+    return table
 
 
 def _corrected(budget: Budget, attempt: Attempt) -> tuple[Budget, CostTable] | None:
@@ -231,5 +234,5 @@ def _corrected(budget: Budget, attempt: Attempt) -> tuple[Budget, CostTable] | N
         scale = table.time_scale[0] / table.time_scale[1] * ratio
         table, changed = replace(table, time_scale=(int(scale * 10_000), 10_000)), True
     if not _held(attempt, "stall"):
-        table, changed = _restated(attempt, table), True
+        table, changed = replace(table, choices=_restated(attempt).choices), True
     return (budget, table) if changed else None

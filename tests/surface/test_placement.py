@@ -21,14 +21,16 @@ from adaflex.passes.calibration import calibration
 from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Encoded, Machine
 from adaflex.passes.sites import Sites
-from adaflex.planning import here_for, sites_of
+from adaflex.planning import _corrected, here_for, sites_of
 from adaflex.runtime import artifact_file
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.stream import PAGE
+from adaflex.runtime.verdict import Verdict, stall_promise
 from adaflex.solver.allocate import allocate
 from adaflex.solver.check import stall_ns
 from adaflex.solver.table import Budget, Encoding
 from adaflex.tabling import model_of
+from adaflex.verifying import Attempt
 from tests.runtime import sample
 
 WIDE, DEEP, WORDS = 64, 4, 50
@@ -206,6 +208,25 @@ def test_nothing_is_streamed_where_memory_is_no_matter(planned: adaflex.api.Mode
     free = allocate(planned.table, Budget(loss=0.25))
     assert free.choices and not any(name.endswith("@disk") for _, name in free.choices)
     assert stall_ns(planned.table, free.choices) == (0,)
+
+
+@pytest.mark.parametrize("measured", [3_000_000, 80_000_000])
+def test_a_stall_that_did_not_hold_makes_the_table_s_disk_slower(
+    planned: adaflex.api.ModelPlan,  # type: ignore[name-defined]
+    measured: int,
+) -> None:
+    made = planned.planned
+    stated = stall_ns(made.table, made.plan.choices)[0]
+    others = [promise for promise in made.verdict.promises if promise.name != "stall"]
+    broken = Verdict((*others, stall_promise(stated, measured)))
+    assert not broken.held
+    attempt = Attempt(made.table, made.plan, made.assembled, made.executor, broken)
+    corrected = _corrected(made.plan.budget, attempt)
+    assert corrected is not None
+    budget, table = corrected
+    again = stall_ns(table, made.plan.choices)[0]
+    assert budget == made.plan.budget and measured <= again <= 1.2 * measured + 10_000
+    assert stall_promise(again, measured).held
 
 
 def test_saved_loaded_and_verified(
