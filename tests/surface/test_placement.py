@@ -87,10 +87,10 @@ class Made:
         weight = self.sites.weight(self.weights, site).detach().float()  # type: ignore[arg-type]
         return kernel(MENU, encoding.family).encode(weight, encoding, None)
 
-    def assembled(self, tiers: dict[str, str], family: str = "") -> assembly.Assembled:
+    def assembled(self, tiers: dict[str, str], family: str = "", skipped: tuple[str, ...] = ()) -> assembly.Assembled:
         found = {s: [e for e in offers if e.family == family] for s, offers in self.sites.offers.items()}
         encodings = {site: offers[0] for site, offers in found.items() if offers}
-        decision = Decision(encodings, tiers=tiers)
+        decision = Decision(encodings, skipped, tiers)
         return assembly.assemble(self.capture, self.weights, self.sites, decision, self.provide)  # type: ignore[arg-type]
 
     def run(self, tiers: dict[str, str], family: str = "", calls: int = 1) -> Executor:
@@ -103,7 +103,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made() -> Made:
-    options = parse({"threads": 2})
+    options = parse({"threads": 2, "axes": ("precision", "skip")})
     data = calibration(calls())
     capture, weights = _captured(model(), data.batches[0], data.batches[0], options)
     here = here_for(options)
@@ -142,6 +142,16 @@ def test_outputs_are_equal_bit_for_bit_wherever_the_weights_are(made: Made, fami
     assert moved - 64 * len(tiers) <= other["weights"] - memory["weights"] <= moved + 64 * len(tiers)
     assert memory["total"] == sum(value for name, value in memory.items() if name != "total")
     assert 0 < memory["ring"] <= moved + PAGE * len(program.blocks) and streamed.staging is not None
+
+
+def test_a_skipped_block_keeps_its_empty_place_in_the_order_of_reading(made: Made) -> None:
+    (block,) = (block for block in made.sites.blocks if "layers.1.up.weight" in block.sites)
+    tiers = {site: tier for site, tier in on_disk(made.blocks, 511).items() if site not in block.sites}
+    resident = assembly.executor(made.assembled({}, skipped=(block.id,)), made.here)
+    streamed = assembly.executor(made.assembled(tiers, skipped=(block.id,)), made.here)
+    assert [each.size_bytes > 0 for each in streamed.program.blocks] == [True, False, True, True, True]
+    for ids in calls():
+        assert torch.equal(resident(ids)[0], streamed(ids)[0])
 
 
 def test_calls_at_the_same_time_have_a_ring_each(made: Made) -> None:
