@@ -17,6 +17,7 @@ from adaflex.solver.check import faults, totals
 from adaflex.solver.objective import value_of
 from adaflex.solver.table import Budget, Choice, CostTable
 
+FEW = 24  # products tried even when late, while none fits: some plan is better than none
 MOST = 512  # products tried; the ops with fewest sites are thinned first
 
 
@@ -81,10 +82,10 @@ def uniform_choices(
 ) -> dict[str, str] | None:
     """The uniform plan of least value within all budgets; None where none fits (or none was met in time)."""
     best: tuple[float, dict[str, str]] | None = None
-    for chosen in uniform_plans(table, excluded):
+    for tried, chosen in enumerate(uniform_plans(table, excluded)):
         value = value_of(totals(table, chosen), objective, budget)
         if (best is None or value < best[0]) and not faults(table, budget, chosen):
             best = value, chosen
-        if time.perf_counter() > deadline:
+        if time.perf_counter() > deadline and (best is not None or tried >= FEW):
             break
     return best[1] if best else None
