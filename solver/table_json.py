@@ -50,6 +50,8 @@ def encode(value: Any) -> Any:
         return value
     if kind is tuple:
         return [part if type(part) in PLAIN else encode(part) for part in value]
+    if isinstance(value, str | int | float):  # kinds of their own, like the version torch gives
+        return value
     found = {}
     for name, _, default in _fields(kind):
         part = getattr(value, name)

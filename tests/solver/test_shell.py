@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,3 +200,16 @@ def test_units() -> None:
             parse_bytes(text)
     assert show_bytes(100) == "100 bytes" and show_bytes(20 << 20) == "20.00 MiB" and show_time(8e6) == "8.000 ms"
     assert show_time(5) == "5 ns"
+
+
+def test_text_and_numbers_of_kinds_of_their_own_are_written_as_what_they_are() -> None:
+    class Version(str):
+        """As torch gives its version."""
+
+    class Bytes(int):
+        pass
+
+    given = realistic(Shape(blocks=1, cuts=2))
+    plain = replace(given, machine=(("torch", "2.13"),), baseline_bytes=7)
+    other = replace(given, machine=(("torch", Version("2.13")),), baseline_bytes=Bytes(7))
+    assert to_json(other) == to_json(plain) and digest(other) == digest(plain)
