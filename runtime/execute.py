@@ -47,7 +47,7 @@ class _Shape:
     layout: Layout
     output_shapes: list[tuple[int, ...]]
     values: dict[str, int]
-    free: list[_Place]  # places that no call uses now
+    free: list[Prepared]  # calls that nobody makes now
 
 
 def _aligned(arena: Tensor) -> int:
@@ -61,6 +61,14 @@ def _memory(size_bytes: int) -> Tensor:
         raise BudgetError(
             f"the arena of {size_bytes} bytes that these inputs need cannot be allocated; give smaller inputs"
         ) from problem
+
+
+def _take(pool: list[Any]) -> Any:
+    """An entry out of a pool that other threads take from too; None where it is empty."""
+    try:
+        return pool.pop()
+    except IndexError:
+        return None
 
 
 class Executor:
@@ -83,6 +91,7 @@ class Executor:
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
         self._lock = threading.Lock()
         self._turns = threading.Semaphore(max_concurrency)
+        self._arenas: list[Tensor] = []  # that no call uses now; all sizes share them
         self._constants = self._constant_addresses()
         self._library: dict[int, LibraryCall] = {
             number: prepare(step) for number, step in enumerate(program.steps) if isinstance(step, LibraryStep)
@@ -150,17 +159,22 @@ class Executor:
             try:
                 return self._run(shape, place, inputs)
             finally:
-                shape.free.append(place)
+                self._leave(shape, place)
 
     def _place(self, shape: _Shape) -> _Place:
-        try:
-            place = shape.free.pop()
-        except IndexError:
-            arena = _memory(shape.layout.arena_bytes + ALIGNMENT)
-            place = _Place(arena, self.kernels.prepare(shape.layout))
+        """Calls of this shape, and an arena that is large enough: a smaller one makes room for it."""
+        wanted = shape.layout.arena_bytes + ALIGNMENT
+        arena = _take(self._arenas)
+        if arena is None or arena.numel() < wanted:
+            arena = None  # given back before the larger one is asked for
+            arena = _memory(wanted)
         if self.poison is not None:
-            place.arena.fill_(self.poison)
-        return place
+            arena.fill_(self.poison)
+        return _Place(arena, _take(shape.free) or self.kernels.prepare(shape.layout))
+
+    def _leave(self, shape: _Shape, place: _Place) -> None:
+        shape.free.append(place.calls)
+        self._arenas.append(place.arena)
 
     def _run(self, shape: _Shape, place: _Place, inputs: Sequence[Any]) -> list[Tensor]:
         addresses, tensors = self._bind(shape, place.arena, inputs)
@@ -227,7 +241,7 @@ class Executor:
             start = time.perf_counter_ns()
             place.calls.run(segment, addresses, thread_arena)
             times.append(time.perf_counter_ns() - start)
-        shape.free.append(place)
+        self._leave(shape, place)
         return times
 
     def memory(self, inputs: Sequence[Any]) -> dict[str, int]:

@@ -144,7 +144,7 @@ def apart(pieces: list[tuple[int, Piece]]) -> Packing:
 def red_zones(run: Executor, case: graphs.Case, batch: int) -> list[str]:
     """Bytes between slots, and behind each slot's last row, that a kernel wrote to."""
     shape = run.shape(case.make_inputs(batch))
-    arena, layout = shape.free[-1].arena, shape.layout
+    arena, layout = run._arenas[-1], shape.layout
     start = -arena.data_ptr() % 64
     untouched = torch.ones(layout.arena_bytes, dtype=torch.bool)
     for thread in range(run.threads):

@@ -255,9 +255,8 @@ def stays_inside(program: Program, kernels: Kernels, size: int) -> bool:
         run(x)
     except AdaflexError:
         return False
-    (shape,) = run._shapes.values()
     assert torch.equal(around, before) and torch.equal(weights, sample.weights())
-    assert not red_zones(run, shape.free[0].arena)
+    assert not red_zones(run, run._arenas[0])
     return True
 
 
