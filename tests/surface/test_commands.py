@@ -174,11 +174,11 @@ def test_cache_shows_and_clears_only_its_own_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ADAFLEX_CACHE_DIR", str(tmp_path))
-    for name in ("scores/a.json", "encoded/c.npz", "prices/d.json", "native/b.so", "mine.txt"):
+    for name in ("scores/a.json", "encoded/c.npz", "prices/d.json", "native/b.so", "streams/e.bin", "mine.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("12345")
     value = asked(capsys, "cache")
-    assert [(part["files"], part["size_bytes"]) for part in value["parts"].values()] == [(1, 5)] * 4
+    assert [(part["files"], part["size_bytes"]) for part in value["parts"].values()] == [(1, 5)] * 5
     assert main(["cache", "clear", "--only", "scores"]) == 0
     assert not (tmp_path / "scores/a.json").exists() and (tmp_path / "native/b.so").exists()
     assert main(["cache", "clear"]) == 0
