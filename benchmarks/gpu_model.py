@@ -11,17 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaflex.assembly import assemble
-from adaflex.codegen.kernels.family import kernel
+import adaflex
 from adaflex.codegen.kernels.menu import MENU
-from adaflex.codegen.triton_launch import kernels_for
-from adaflex.passes.decision import Decision
-from adaflex.passes.export_door import from_export
-from adaflex.passes.menu import Encoded, Machine
 from adaflex.passes.rewrite import rewrite, run
-from adaflex.passes.sites import find_sites
-from adaflex.runtime.cuda import CudaExecutor
-from adaflex.solver.table import Encoding
+from adaflex.verifying import decision_of
 
 WIDTH, HEADS, LAYERS, BATCH, LENGTH = 1024, 16, 4, 4, 512
 Microseconds = Callable[[list[Callable[[], object]]], float]
@@ -63,21 +56,12 @@ def eager(microseconds: Microseconds) -> tuple[Tensor, dict[str, float]]:
 
 
 def build(family: str, x: Tensor, device: str = "cuda") -> tuple[Callable[[], Tensor], Tensor, float]:
-    """The program on the device as a call, what the reference graph gives, and the error allowed between them."""
-    capture, weights = from_export(model(), (x,))
-    sites = find_sites(capture, weights, MENU, Machine("portable", 1))
-    encodings = {site: next(e for e in offered if e.family == family) for site, offered in sites.offers.items()}
-    chosen = {
-        site: kernel(MENU, family).encode(sites.weight(weights, site).float(), encoding, None)
-        for site, encoding in encodings.items()
-    }
-
-    def provide(site: str, encoding: Encoding) -> Encoded:
-        return chosen[site]
-
-    made = assemble(capture, weights, sites, Decision(encodings), provide)
-    program, constants, kernels = kernels_for(made.program, made.weights, MENU, device, f16=device == "cpu")
-    ready = CudaExecutor(program, constants, kernels, device)
+    """The program that ``adaflex.plan`` makes for the device, every linear pinned to the family: as a call, what the
+    reference graph gives, and the error allowed between them."""
+    made = adaflex.plan(model(), x, device=device, pin={"*": family}, axes=("precision",), loss=1.0, on_broken="warn")
+    planned, program = made.planned, made.compile()
+    tensors = planned.scores.tensors(decision_of(planned.table, planned.plan).encodings)
+    graph = rewrite(planned.model.capture, planned.sites, MENU, tensors)
+    (want,) = run(graph, planned.model.weights, (x,))
     given = x.to(device)
-    (want,) = run(rewrite(capture, sites, MENU, chosen), weights, (x,))
-    return lambda: ready(given)[0], want.to(device), 1e-2
+    return lambda: program(given), want.to(device), 1e-2

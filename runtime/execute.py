@@ -127,6 +127,13 @@ class Executor:
             ends[place].append(slot)
         return ends
 
+    def ready(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """The inputs where the program runs."""
+        return tuple(inputs)
+
+    def wait(self) -> None:
+        """Until all calls have ended: here they have when they return."""
+
     def shape(self, inputs: Sequence[Any]) -> _Shape:
         """The layout and prepared calls for these inputs' sizes."""
         key = tuple((given.shape, given.dtype) if isinstance(given, Tensor) else given for given in inputs)

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from adaflex import machine
+from adaflex import gpu, machine
 from adaflex.adopting import Decided, adopt
 from adaflex.applying import apply_plan, saved_of
 from adaflex.compiled import Call, Part
@@ -87,8 +87,13 @@ def plan(model: nn.Module, inputs: Any = None, **keywords: Any) -> ModelPlan:
     calls. Keywords are the options of ``options.py``. Raises ``BudgetError`` where no plan can meet the budgets.
     """
     options = parse(keywords)
+    if options.device != "cpu":
+        gpu.check(options)
     calls = _calls(inputs, options)
     given = calibration(inputs) if inputs is not None else calls
+    if options.device != "cpu":
+        model, calls = gpu.on_host(model, calls)
+        _, given = gpu.on_host(model, given)
     first, every = given.batches[0], Calibration([*given.batches, *calls.batches])
     capture, weights = _captured(model, first, roomiest(every), options)
     buffers = dict(model.named_buffers(remove_duplicate=False))

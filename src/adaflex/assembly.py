@@ -107,7 +107,11 @@ def _names(capture: Capture) -> dict[str, str]:
 
 
 def executor(assembled: Assembled, here: Machine, max_concurrency: int = 1) -> Executor:
-    """A program ready to be called."""
+    """A program ready to be called, on the device that the machine names."""
+    if here.device != "cpu":
+        from adaflex.gpu import GpuExecutor
+
+        return GpuExecutor(assembled.program, assembled.weights, max_concurrency)
     return building.executor(
         assembled.program, assembled.weights, here.isa, here.threads, max_concurrency, stream=assembled.stream
     )

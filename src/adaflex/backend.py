@@ -114,7 +114,13 @@ def _checked(options: Any, mode: str | None) -> Options:
         if options and options.get("calibration") is not None:
             # in the user's own dict: torch compares options with ==, which lists of tensors do not survive
             options["calibration"] = calibration(options["calibration"])
-        return parse(options, on_broken="warn")
+        checked = parse(options, on_broken="warn")
+        if checked.device != "cpu":
+            raise OptionError(
+                f"device='{checked.device}' is planned by adaflex.compile(model, inputs, device='{checked.device}'); "
+                "torch.compile with this backend runs on the CPU"
+            )
+        return checked
     except OptionError as error:
         raise through_dynamo(error) from None
 

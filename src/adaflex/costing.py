@@ -72,7 +72,7 @@ def build_table(
             encoding,
             losses[(site.id, encoding)],
             time_of(site, encoding, rows[site.id], specs, prices),
-            kernel(MENU, encoding.family).size_bytes(sites.shape(site, encoding), dense(encoding)),
+            _stored(sites.shape(site, encoding), dense(encoding), facts.device),
         )
         for site in sites.sites
         for encoding in sites.offers[site.id]
@@ -107,6 +107,15 @@ class Facts:
     eager_ns: int
     machine: tuple[tuple[str, str], ...]
     notes: tuple[tuple[str, str], ...] = ()
+    device: str = "cpu"
+
+
+def _stored(shape: tuple[int, ...], encoding: Encoding, device: str) -> int:
+    if device != "cpu":
+        from adaflex.gpu import stored_bytes
+
+        return stored_bytes(shape, encoding)
+    return kernel(MENU, encoding.family).size_bytes(shape, encoding)
 
 
 def _choice(site: Site, encoding: Encoding, loss: float, timed: tuple[int, float, str], size: int) -> Choice:

@@ -43,6 +43,17 @@ def latency(call: Callable[[], Any]) -> tuple[int, float]:
     return int(middle), (ordered[-1] - ordered[0]) / middle
 
 
+def latency_of(runs: Executor, inputs: Inputs) -> tuple[int, float]:
+    """The same for a program, its inputs lying where it runs."""
+    given = runs.ready(inputs)
+
+    def call() -> None:
+        runs(*given)
+        runs.wait()
+
+    return latency(call)
+
+
 def stall(executor: Executor, call: Callable[[], Any]) -> int:
     """Median nanoseconds that a call waits for the disk while nothing is in the page cache."""
     staging = executor.staging

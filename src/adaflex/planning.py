@@ -10,6 +10,7 @@ import json
 import time
 from dataclasses import dataclass, replace
 
+from adaflex import gpu
 from adaflex.allowed import check_finite, narrowed, pins_of, refuse_early
 from adaflex.assembly import Assembled
 from adaflex.codegen.kernels.menu import MENU
@@ -101,7 +102,8 @@ def plan_model(
 
 def here_for(options: Options) -> Machine:
     """This machine, as the options want it used."""
-    return Machine(isa(), thread_count(options.threads), options.device, cpu()[0])
+    found = Machine(isa(), thread_count(options.threads), options.device, cpu()[0])
+    return found if options.device == "cpu" else replace(found, features=gpu.features())
 
 
 def sites_of(model: Model, options: Options, here: Machine) -> Sites:
@@ -109,7 +111,7 @@ def sites_of(model: Model, options: Options, here: Machine) -> Sites:
     sites = find_sites(model.capture, model.weights, MENU, here)
     if "sparsity" in options.axes:
         sites = with_widths(sites, model.weights, MENU, here)
-    sites = narrowed(sites, options.axes)
+    sites = narrowed(sites if here.device == "cpu" else gpu.offered(sites), options.axes)
     check_finite(sites, options.strict)
     return sites
 

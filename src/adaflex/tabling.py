@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from adaflex.assembly import Provider, assemble, blocks_of, executor, skeleton
 from adaflex.costing import Baseline, Facts, build_table, specs_of, uniform
 from adaflex.machine import fingerprint
-from adaflex.measuring import latency
+from adaflex.measuring import latency, latency_of
 from adaflex.native import cache_folder
 from adaflex.options import Options
 from adaflex.passes.calibration import Batch, Calibration, Inputs, Samples, bind, samples
@@ -107,7 +107,7 @@ def measured_table(
     level = Decision(encodings)
     base = executor(assemble(model.capture, model.weights, sites, level, provider_of(scores, level)), here)
     memory = base.memory(model.timed)
-    taken, _ = latency(lambda: base(*model.timed))
+    taken, _ = latency_of(base, model.timed)
     placement = placement_of(model, sites, options)
     tiers = {site: "disk" for block in placement.blocks for site in block} if placement is not None else {}
     levels = [Decision(uniform(sites, each, scores.loss), tiers=tiers) for each in LEVELS]
@@ -120,6 +120,7 @@ def measured_table(
         unchanged_bytes=sum(site.original_bytes for site in sites.sites) + baseline.live_bytes,
         eager_ns=eager,
         machine=fingerprint(here.threads),
+        device=here.device,
         notes=tuple(scores.notes),
     )
     table = build_table(sites, scores.loss, rows, prices, baseline, facts)
@@ -157,7 +158,7 @@ def _skipping(
 def _time_of(model: Model, sites: Sites, scores: Scores, here: Machine, decision: Decision) -> int:
     """Nanoseconds of the timed call under a decision."""
     runs = executor(assemble(model.capture, model.weights, sites, decision, provider_of(scores, decision)), here)
-    return latency(lambda: runs(*model.timed))[0]
+    return latency_of(runs, model.timed)[0]
 
 
 def most_live(base: Executor, model: Model) -> int:
@@ -176,6 +177,6 @@ def _live_of(base: Executor, model: Model, sites: Sites, decision: Decision) -> 
     for inputs in (*model.data.fit, *model.data.held):
         values = sizes_of(base.program, inputs)
         scratch = base.kernels.scratch_bytes(tuple(values.get(name, 0) for name in program.symbols))
-        layout = plan_layout(program, values, base.threads, scratch)
+        layout = plan_layout(program, values, base.threads, scratch, getattr(base.kernels, "whole", False))
         most = max(most, layout.arena_bytes + layout.library_bytes)
     return most

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from adaflex.assembly import Assembled, assemble, executor
 from adaflex.errors import PromiseError
-from adaflex.measuring import latency, loss_of, stall
+from adaflex.measuring import latency_of, loss_of, stall
 from adaflex.options import Options
 from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Machine
@@ -68,7 +68,7 @@ def attempted(setting: Setting, table: CostTable, plan: Plan, asked: Budget, mos
     runs = executor(made, here, setting.options.max_concurrency)
     held = model.data.held or model.data.fit
     loss = loss_of(runs, model.capture, model.weights, model.data, held, kind_of(setting.options))
-    taken, spread = latency(lambda: runs(*model.timed))
+    taken, spread = latency_of(runs, model.timed)
     memory = runs.memory(model.timed)["weights"] + most_live(runs, model)
     totals = plan.totals
     assert totals is not None
