@@ -20,7 +20,10 @@ from adaflex.solver.table import Encoding
 
 SHARES = (Fraction(3, 4), Fraction(1, 2))  # of the neurons, that are offered to be kept
 STEP = 32  # neurons: what kernels handle without padding
-DAMPING = 0.01  # of the mean square of a neuron: how strongly the refit is held to the weights as they were
+# How strongly the refit is held to the weights as they were, in mean squares of a neuron. Measured on MiniLM-L6, all
+# layers at 3/4 and at 1/2 of their 1,536 neurons, error on texts not fitted on (1,900 rows were): no refit 0.425 /
+# 0.645; 0.01: 0.218 / 0.358; 0.03: 0.206 / 0.345; 0.1: 0.199 / 0.340; 0.3: 0.202 / 0.349.
+DAMPING = 0.1
 PREFIX = "width:"
 
 aten = torch.ops.aten
