@@ -58,6 +58,15 @@ def from_disk(model: Any, call: Any, calibration: Any, loss: float) -> Any:
     return made.compile()
 
 
+def without_first(model: Any, call: Any, calibration: Any) -> Any:
+    """What leaving out the first layer would cost: a pinned skip, its loss as it was measured."""
+    made = adaflex.plan(
+        model, call, calibration=calibration, objective="loss", axes=["skip"], pin=[(FIRST, "skip*")], on_broken="warn"
+    )
+    print(next(line for line in made.report().splitlines() if " skip " in line))
+    return made
+
+
 def other_budgets(path: Path) -> list[float]:
     """The saved table under other memory budgets: seconds, no model, no torch."""
     table = read(path).table
@@ -82,6 +91,7 @@ def main(loss: float = 0.02) -> list[float]:
         print(f"applied again without scoring in {again.planned.seconds:.1f} s")
         assert again.planned.plan.choices == first.planned.plan.choices
         from_disk(model, call, calibration, loss)
+        without_first(model, call, calibration)
         return other_budgets(path)
 
 
