@@ -15,19 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from adaflex.errors import CaptureError
+from adaflex.passes.arguments import call_signature, place_of, positional_names
 from adaflex.passes.assemble import Argument, assemble
 from adaflex.passes.assemble import Traced as Assembly
 from adaflex.passes.capture import Capture
 from adaflex.passes.export_door import qualified_names
-from adaflex.passes.torch_compat import (
-    Source,
-    argument_sources,
-    call_signature,
-    place_of,
-    positional_names,
-    real_tensors,
-    trace,
-)
+from adaflex.passes.torch_compat import Source, argument_sources, real_tensors, trace
 
 Run = Callable[[tuple[Tensor, ...], tuple[Any, ...]], Sequence[Any]]
 """(the model's own tensors aligned with ``Capture.sources``, the call's inputs) -> every output of the graph."""

@@ -18,9 +18,10 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from adaflex.errors import CaptureError
+from adaflex.passes.arguments import place_of, positional_names
 from adaflex.passes.assemble import Argument, Traced, assemble, storage_key
 from adaflex.passes.capture import Capture, Fixed, Weights
-from adaflex.passes.torch_compat import leaf_paths, place_of, positional_names
+from adaflex.passes.torch_compat import leaf_paths
 
 
 def from_export(

@@ -297,31 +297,38 @@ def _content(cell: Any) -> Any:
         return None
 
 
-def call_signature(root: nn.Module) -> inspect.Signature:
-    """The signature a user sees of ``root.forward``, decorators of libraries left out."""
-    return inspect.signature(type(root).forward, follow_wrapped=False)
+def trace_recurrent_modules(ours: Callable[[Any], bool]) -> None:
+    """Let Dynamo trace nn.LSTM, nn.GRU and nn.RNN, which it refuses else, when it compiles for a backend that is
+    ``ours``: others would unroll every step."""
+    changed: list[bool] = []
+
+    def start(_: object) -> None:
+        frame, config = call_frame(), torch._dynamo.config
+        if frame is not None and getattr(config, "allow_rnn", True) is False and ours(_backend_of(frame.scope)):
+            config.allow_rnn = True
+            changed.append(True)
+
+    def end(_: object) -> None:
+        if changed:
+            torch._dynamo.config.allow_rnn = not changed.pop()
+
+    handler: Any = getattr(torch._dynamo, "callback_handler", None)
+    for name, added in (("start_callbacks", start), ("end_callbacks", end)):
+        if isinstance(getattr(handler, name, None), list):
+            setattr(handler, name, _Kept([added, *getattr(handler, name)]))
 
 
-def positional_names(root: nn.Module) -> tuple[str, ...]:
-    """Names of the positional arguments of a call, in order; a last one "*name" takes any number more.
+class _Kept(list[Any]):
+    """Dynamo's callbacks, the first of which stays: ``torch._dynamo.reset`` leaves a process as after its imports."""
 
-    A wrapper of ``*args`` that a library puts around ``forward`` is looked through.
-    """
-    for signature in (call_signature(root), inspect.signature(type(root).forward)):
-        kinds = {each.name: each.kind for each in list(signature.parameters.values())[1:]}
-        names = [name for name, kind in kinds.items() if kind <= inspect.Parameter.POSITIONAL_OR_KEYWORD]
-        rest = [f"*{name}" for name, kind in kinds.items() if kind == inspect.Parameter.VAR_POSITIONAL]
-        if not rest:
-            break
-    return (*names, *rest)
+    def clear(self) -> None:
+        del self[1:]
 
 
-def place_of(names: Sequence[str], position: int) -> tuple[str | int, ...]:
-    """Where the argument at a position stands: its name, or that of the rest and a number."""
-    plain = [name for name in names if not name.startswith("*")]
-    if position < len(plain):
-        return (plain[position],)
-    return (names[-1][1:] if len(names) > len(plain) else "args", position - len(plain))
+def _backend_of(context: Any) -> Any:
+    """The function that was given to torch.compile, out of what torch wraps around it."""
+    wrappers = ("callback", "_torchdynamo_orig_backend", "_torchdynamo_orig_backend", "compiler_fn")
+    return functools.reduce(lambda found, name: getattr(found, name, found), wrappers, context)
 
 
 def leaf_paths(value: Any) -> list[tuple[str | int, ...]]:
@@ -345,9 +352,7 @@ def _step(key: Any) -> str | int:
 
 def version_of(tensor: Tensor) -> int:
     """torch's count of in-place edits; -1 for a tensor made under inference mode, which has none."""
-    if tensor.is_inference():
-        return -1
-    return int(tensor._version)
+    return -1 if tensor.is_inference() else int(tensor._version)
 
 
 def versions(tensors: Sequence[Tensor]) -> list[int] | None:

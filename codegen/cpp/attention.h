@@ -251,8 +251,8 @@ inline long attention_scratch_bytes(long keys, long width, bool bf16) {
 
 // Packs keys [t0, t1) of one head into `packed`, 64-byte aligned; t0 a multiple of 32, t1 too or `keys`. Strides in
 // elements. Disjoint ranges may be packed by different threads.
-template <bool Bf16, class T>
-void pack_kv(const T* k, long k_row, const T* v, long v_row, long keys, long width, char* packed, long t0, long t1) {
+template <bool Bf16, class K, class V>
+void pack_kv(const K* k, long k_row, const V* v, long v_row, long keys, long width, char* packed, long t0, long t1) {
     const attention::Layout<Bf16> at(keys, width);
     for (long t = t0; t < t1; t += attention::PANEL) {
         const long count = keys - t < attention::PANEL ? keys - t : attention::PANEL;

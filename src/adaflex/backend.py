@@ -27,6 +27,7 @@ from adaflex.passes.torch_compat import (
     recompile_limit,
     scope_of,
     through_dynamo,
+    trace_recurrent_modules,
 )
 
 log = logging.getLogger("adaflex")
@@ -137,10 +138,10 @@ class ApiPlanner:
     """Plans through ``adaflex.api``, loaded when first needed."""
 
     def plan(self, parts: Sequence[Part], options: Options) -> Sequence[Runnable]:
-        """One graph: ``api.plan_capture``. Several pieces of one call: ``api.plan_captures``."""
+        """A whole call's graph: ``api.plan_capture``. Pieces of one call: ``api.plan_captures``."""
         from adaflex.api import plan_capture, plan_captures
 
-        if len(parts) == 1:
+        if len(parts) == 1 and parts[0].call.whole:
             return [plan_capture(parts[0].capture, parts[0].weights, parts[0].call, options)]
         return plan_captures(parts, options)
 
@@ -168,3 +169,10 @@ def compile_graph(
 def programs(compiled: object) -> list[Runnable]:
     """The planned programs behind what ``torch.compile(model, backend="adaflex")`` returned."""
     return default_backend().programs(compiled)
+
+
+trace_recurrent_modules(
+    lambda given: (
+        getattr(given, "__func__", given) in (compile_graph, Backend.compile_graph)
+    )  # also a Backend of one's own
+)

@@ -46,6 +46,7 @@ class Call:
     batch: Batch | None  # the user's own arguments; None where the whole call is not known
     root: nn.Module | None  # the module that was compiled
     autocast: torch.dtype | None = None  # what the call's autocast turns matrix products into; None: it is off
+    whole: bool = True  # the graph is all of the call; else a piece of it, whose inputs are not the call's
 
     def original(self, batch: Batch) -> Any:
         """The original model's output for a call, in eager, its buffers left as they are."""
@@ -243,7 +244,7 @@ class Scope:
             tensors = record.alive()
             if tensors is not None:
                 whole = None if batch is None else copied_batch(batch)
-                call = Call(copied(record.inputs), whole, root, record.graph.autocast)
+                call = Call(copied(record.inputs), whole, root, record.graph.autocast, record.graph.whole)
                 made.append((record, tensors, Part(record.graph.capture, record.graph.capture.bind(tensors), call)))
         if not made:
             return []
