@@ -27,7 +27,7 @@ def main(folder: str, out: str) -> None:
         given,
         out,
         input_names=["input_ids", "attention_mask"],
-        output_names=["embedding"],
+        output_names=["sentence"],
         dynamic_shapes=({0: batch, 1: length}, {0: batch, 1: length}),
         dynamo=True,
         external_data=False,

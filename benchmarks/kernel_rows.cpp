@@ -1,4 +1,4 @@
-// Timers for benchmarks/kernels.py: instruction peaks, read bandwidth, and each product over a list of operands.
+// Timers for benchmarks/kernel_rows.py: instruction peaks, read bandwidth, and each product over a list of operands.
 // All return the time of the fastest of `rounds` bursts.
 #include <ctime>
 

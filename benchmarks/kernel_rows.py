@@ -29,7 +29,7 @@ ROWS = (1, 2, 4, 8, 16, 128, 512)
 
 @dataclass(frozen=True)
 class Kernel:
-    """A product: entry of kernels.cpp, its ceiling, bytes per weight and per activation, groups (0: per token)."""
+    """A product: entry of kernel_rows.cpp, its ceiling, bytes per weight and per activation, groups (0: per token)."""
 
     name: str
     peak: str
@@ -52,7 +52,7 @@ KERNELS = (
 
 
 class Args(ctypes.Structure):
-    """The struct of the same name in kernels.cpp."""
+    """The struct of the same name in kernel_rows.cpp."""
 
     _fields_ = (
         *((name, ctypes.c_void_p if name in ("a", "b") else ctypes.c_long) for name in ("a", "lda", "rows", "b")),
@@ -73,7 +73,7 @@ class Bench:
     """The built timers and the ceilings seen so far."""
 
     def __init__(self, isa: str) -> None:
-        source = Path(__file__).with_name("kernels.cpp").read_text()
+        source = Path(__file__).with_name("kernel_rows.cpp").read_text()
         built = native.build(source, includes=[HEADERS], flags=ISA_FLAGS[isa], name=f"kernels-{isa}")
         self.library = native.load(built)
         self.peaks: dict[str, float] = {}
