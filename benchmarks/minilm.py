@@ -24,11 +24,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 SHAPES = ((1, 16), (1, 128), (32, 128))
+TEXTS = 32  # on which errors are taken, in calls of a shape's batch
 BURST_S = 0.4
 OURS = {
     "adaflex default": {},
     "adaflex 3 %": {"loss": 0.025},  # aims below 3 %: texts differ by a sixth
 }
+RATIOS = [
+    *(
+        (f"adaflex default{door}", peer)
+        for door in ("", "/torch.compile")
+        for peer in ("openvino-bf16", "inductor-bf16")
+    ),
+    *((f"adaflex 3 %{door}", "openvino-int8") for door in ("", "/torch.compile")),
+]
 TORCH = ("eager", "eager-bf16", "inductor-bf16", "torch-int8")
 FOREIGN = ("openvino", "openvino-bf16", "openvino-int8", "onnxruntime", "onnxruntime-int8")
 
@@ -114,7 +123,7 @@ def foreign(kind: str, folder: Path) -> Callable[..., Any]:
     precision = "bf16" if kind.endswith("bf16") else "f32"
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 2, "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.compile_model(model, "CPU", options).create_infer_request()
-    return lambda **given: request.infer(given)[request.model_outputs[0]]
+    return lambda **given: request.infer(given)[request.model_outputs[0]].copy()
 
 
 def _nncf(model: Any, folder: Path) -> Any:
@@ -156,17 +165,19 @@ def serve(kind: str, folder: Path) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         batch, length = json.loads(line)
-        given = {name: inputs[f"{name}.{batch}.{length}"] for name in ("input_ids", "attention_mask")}
+        texts = {name: inputs[f"{name}.{batch}.{length}"] for name in ("input_ids", "attention_mask")}
         if torch_like:
-            given = {name: torch.from_numpy(value) for name, value in given.items()}
-        found = call(**given)
+            texts = {name: torch.from_numpy(value) for name, value in texts.items()}
+        parts = [{name: value[n : n + batch] for name, value in texts.items()} for n in range(0, TEXTS, batch)]
+        given = parts[0]
+        found = [call(**part) for part in parts]
         times = []
         end = time.perf_counter() + BURST_S
         while time.perf_counter() < end or len(times) < 5:
             start = time.perf_counter()
             call(**given)
             times.append(time.perf_counter() - start)
-        values = found.float().numpy() if torch_like else found
+        values = numpy.concatenate([part.float().numpy() if torch_like else part for part in found])
         wanted = inputs[f"wanted.{batch}.{length}"]
         error = float(numpy.linalg.norm(values - wanted) / numpy.linalg.norm(wanted))
         growth = {name: value - base[name] for name, value in resident().items()}
@@ -214,7 +225,7 @@ def prepare(folder: Path) -> dict[str, Any]:
     stored = {}
     with torch.no_grad():
         for batch, length in SHAPES:
-            given = arguments(tokenizer, batch, length)
+            given = arguments(tokenizer, TEXTS, length)  # a batch of one is timed on the first
             stored |= {f"{name}.{batch}.{length}": value.numpy() for name, value in given.items()}
             stored[f"wanted.{batch}.{length}"] = model(**given).numpy()
     numpy.savez(folder / "inputs.npz", **stored)
@@ -260,6 +271,34 @@ def table(rows: dict[str, dict[tuple[int, int], list[dict[str, float]]]]) -> str
     return "\n".join(lines)
 
 
+def ratios(rows: dict[str, dict[tuple[int, int], list[dict[str, float]]]]) -> str:
+    """Markdown: our time over a peer's, round by round: median (spread)."""
+    lines = ["", "| time over a peer's | " + " | ".join(f"{b} x {t}" for b, t in SHAPES) + " |"]
+    lines.append("|" + "---|" * (len(SHAPES) + 1))
+    for ours, peer in RATIOS:
+        if ours in rows and peer in rows:
+            cells = []
+            for shape in SHAPES:
+                pairs = zip(rows[ours][shape], rows[peer][shape], strict=True)
+                found = sorted(one["ms"] / other["ms"] for one, other in pairs)
+                cells.append(f"{statistics.median(found):.2f} ({found[0]:.2f}-{found[-1]:.2f})")
+            lines.append(f"| {ours} / {peer} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def memory(plans: dict[str, Any]) -> str:
+    """Markdown: planned bytes (weights and arena) beside eager's weights and most live activations."""
+    lines = ["", "| planned memory, MB | " + " | ".join(f"{b} x {t}" for b, t in SHAPES) + " |"]
+    lines.append("|" + "---|" * (len(SHAPES) + 1))
+    for name, shapes in plans.items():
+        cells = []
+        for shape, found in shapes.items():
+            share = found["total"] / plans["eager"][shape]["total"]
+            cells.append(f"{found['total'] / 1e6:.1f} ({share:.0%})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run all subjects in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -289,7 +328,8 @@ def main() -> None:
         for subject in subjects:
             subject.process.kill()
     print(table(rows))
-    print(json.dumps({"planned bytes": plans}, indent=1))
+    print(ratios(rows))
+    print(memory(plans))
     if args.json:
         plain = {k: {f"{b}x{t}": v for (b, t), v in s.items()} for k, s in rows.items()}
         Path(args.json).write_text(json.dumps({"rows": plain, "planned": plans}, indent=1))

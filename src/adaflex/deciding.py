@@ -95,7 +95,7 @@ def _corrected(
         pool.append((plan, loss))
         if most is None or asked is None or loss <= most:
             break
-        asked *= most / loss * SAFETY
+        asked = min(asked, plan.totals.loss if plan.totals else asked) * most / loss * SAFETY
         plan = solver.best(table, replace(budget, loss=asked, objective=first.objective))  # type: ignore[arg-type]
         if plan.value is None or any(plan.choices == other.choices for other, _ in pool):
             break

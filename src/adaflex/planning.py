@@ -37,7 +37,6 @@ from adaflex.tabling import Model, Progress, kind_of, measured_table, model_of, 
 from adaflex.verifying import Attempt, Setting, attempted, decision_of, judge
 
 ROUNDS = 3  # corrections of a promise that did not hold
-SAFETY = 0.97  # of what a corrected budget would have to be
 SLOWEST = 1e4  # times as slow as measured: no disk that answers is slower
 SCALE_TOLERANCE = 0.10  # predicted against measured latency
 SECONDS_TO_SOLVE = 30.0
@@ -138,17 +137,17 @@ def budget_of(options: Options, table: CostTable) -> Budget:
 
 def _decide(setting: Setting, table: CostTable, solver: Solver, true_loss: _TrueLoss, start: float) -> Planned:
     """Choose by measured loss, assemble, measure everything; correct what did not hold, a few times."""
-    asked = budget = budget_of(setting.options, table)
-    chosen = choose(table, budget, solver, true_loss)
+    asked = budget_of(setting.options, table)
+    chosen = choose(table, asked, solver, true_loss)
     first = chosen.first
     attempt = attempted(setting, table, chosen.plan, asked, first.budget.loss)
     for _ in range(ROUNDS):
-        corrected = _corrected(budget, attempt)
-        if corrected is None:
+        changed = _corrected(asked, attempt)
+        if changed is None:
             break
-        budget, changed = corrected
+        true_loss.learn(attempt)
         try:
-            following = choose(changed, budget, solver, true_loss)
+            following = choose(changed, asked, solver, true_loss)
         except (BudgetError, TimeLimitError):  # no plan makes up for it: the verdict says what does not hold
             break
         same = following.plan.choices == attempt.plan.choices
@@ -180,14 +179,27 @@ def planned_of(setting: Setting, attempt: Attempt, uniform: Plan, start: float) 
 
 
 class _TrueLoss:
-    """The measured loss of a whole plan at reference level; each plan is measured once, and kept."""
+    """The measured loss of a whole plan: as it was built, else at reference level; each is measured once, and kept."""
 
     def __init__(self, scores: Scores, cache: ScoreCache | None, data: Samples) -> None:
         self.scores, self.cache = scores, cache
         self.held = inputs_digest(data.held or data.fit)
         self.known: dict[tuple[tuple[str, str], ...], float] = {}
+        self.built: dict[tuple[tuple[str, str], ...], float] = {}
+        self.excess = 1.0  # the most that a built plan lost over the reference
 
     def __call__(self, table: CostTable, plan: Plan) -> float:
+        return self.built.get(plan.choices) or self.excess * self._reference(table, plan)
+
+    def learn(self, attempt: Attempt) -> None:
+        """Take a built plan's loss as its own; what it lost over the reference is expected of the others too."""
+        (measured,) = (promise.measured for promise in attempt.verdict.promises if promise.name == "loss")
+        reference = self._reference(attempt.table, attempt.plan)
+        if measured and reference:
+            self.built[attempt.plan.choices] = measured
+            self.excess = max(self.excess, measured / reference)
+
+    def _reference(self, table: CostTable, plan: Plan) -> float:
         if plan.choices not in self.known:
             self.known[plan.choices] = self._kept(decision_of(table, plan))
         return self.known[plan.choices]
@@ -218,23 +230,19 @@ def _restated(attempt: Attempt) -> CostTable:
     return table
 
 
-def _corrected(budget: Budget, attempt: Attempt) -> tuple[Budget, CostTable] | None:
-    """The budget or table that makes up for what did not hold; None where all held."""
+def _corrected(asked: Budget, attempt: Attempt) -> CostTable | None:
+    """The table that explains what was measured where a promise did not hold; None where all held."""
     by_name = {promise.name: promise for promise in attempt.verdict.promises}
-    table, changed = attempt.table, False
-    loss, memory, latency_promise = by_name["loss"], by_name["memory"], by_name["latency"]
-    if not loss.held and loss.asked and loss.measured:
-        now = budget.loss if budget.loss is not None else loss.asked
-        budget = replace(budget, loss=now * (loss.asked / loss.measured) * SAFETY)
-        changed = True
+    table, memory, latency = attempt.table, by_name["memory"], by_name["latency"]
+    changed = not by_name["loss"].held  # the loss is no figure of the table: ``_TrueLoss.learn``
     if not memory.held and memory.measured is not None and memory.planned is not None:
         excess = max(int(memory.measured - memory.planned), 0)
         cuts = tuple(replace(cut, base_bytes=cut.base_bytes + excess) for cut in table.cuts)
         table, changed = replace(table, cuts=cuts), True
-    ratio = (latency_promise.measured or 0) / max(latency_promise.planned or 0, 1)
-    if abs(ratio - 1) > SCALE_TOLERANCE and budget.latency_ns:
+    ratio = (latency.measured or 0) / max(latency.planned or 0, 1)
+    if abs(ratio - 1) > SCALE_TOLERANCE and asked.latency_ns:
         scale = table.time_scale[0] / table.time_scale[1] * ratio
         table, changed = replace(table, time_scale=(int(scale * 10_000), 10_000)), True
     if not _held(attempt, "stall"):
         table, changed = replace(table, choices=_restated(attempt).choices), True
-    return (budget, table) if changed else None
+    return table if changed else None

@@ -4,7 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
+import adaflex
+from adaflex import verifying
 from adaflex.deciding import Solver, choose
 from adaflex.errors import BudgetError
 from adaflex.solver.generate import Shape, realistic
@@ -86,3 +90,27 @@ def test_diverse_plans_are_measured_where_loss_is_sought() -> None:
 def test_an_impossible_budget_is_refused() -> None:
     with pytest.raises(BudgetError, match="no plan meets"):
         choose(table(), Budget(memory_bytes=10), Solver(None, 5.0), lambda *_: 0.0)
+
+
+def test_builds_that_lose_more_than_the_reference_are_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every build measures a tenth (in squares a fifth) over its reference: another plan must make up for it."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(6) for layer in (nn.Linear(192, 192), nn.GELU())]
+    model = nn.Sequential(*layers).eval().requires_grad_(False)
+    batches = [(torch.randn(16, 192),) for _ in range(8)]
+    plain = adaflex.plan(model, batches[0], calibration=batches, objective="memory", loss=0.02)
+    true = verifying.loss_of
+    seen: list[float] = []
+
+    def worse(*given: object) -> float:
+        seen.append(1.2 * true(*given))  # type: ignore[arg-type]
+        return seen[-1]
+
+    monkeypatch.setattr(verifying, "loss_of", worse)
+    asked = {promise.name: promise for promise in plain.planned.verdict.promises}["loss"]
+    assert asked.measured is not None
+    limit = (1.1 * asked.measured) ** 0.5
+    made = adaflex.plan(model, batches[0], calibration=batches, objective="memory", loss=limit)
+    verdict = made.planned.verdict
+    assert verdict.held, verdict.sentence()
+    assert len(seen) >= 2 and seen[0] > limit**2 >= seen[-1]
