@@ -134,7 +134,10 @@ class Body:
                 word = C_TYPE[self.slots[index.slot].form]
                 number = f"long(((const {word}*)t.p[{index.slot}])[{self.address(index)}])"
                 picked = number if load.choices == 0 else f"af::picked(c, {number}, {self.size(load.choices)})"
-                address += f" + {picked} * {self.size(load.pitch)}"
+                pitch = self.size(load.pitch)
+                address += (
+                    f" + af::panel_row({picked}, {pitch}, {load.panel})" if load.panel else f" + {picked} * {pitch}"
+                )
             lines.append(f"const {kind}* const x{k} = (const {kind}*)t.p[{load.slot}] + {address};")
         return lines
 
@@ -144,6 +147,8 @@ class Body:
         base = f"x{number}" + (f" + j * {self.size(load.inner)}" if load.inner != 0 else "")
         if load.column == 0:
             return f"af::ld1({base})"
+        if load.panel:
+            return f"af::ld_panel<{load.panel}>({base}, {column}, {count})"
         if load.column == 1:
             return f"af::ld({base} + {column}, {count})"
         return f"af::ld_strided({base} + {column} * {self.size(load.column)}, {self.size(load.column)}, {count})"

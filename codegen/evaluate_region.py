@@ -229,15 +229,19 @@ def _load(region: Region, load: Load, arrays: Mapping[int, Array], space: _Space
     index = region.loads[load.gather]
     row = [*(evaluate(stride, space.symbols) for stride in index.strides), 0, 0]
     picked = strided(arrays[index.slot], space.shape, row, evaluate(index.offset, space.symbols))
-    return _gather(flat, picked.astype(np.int64), evaluate(load.pitch, space.symbols), (space.shape, strides, offset))
+    pitch, number = evaluate(load.pitch, space.symbols), picked.astype(np.int64)
+    start = number * pitch if not load.panel else number // 32 * pitch + number % 32 * load.panel
+    return _gather(flat, number, start + offset, (space.shape, strides, load.panel))
 
 
-def _gather(flat: Array, picked: Array, pitch: int, walk: tuple[tuple[int, ...], list[int], int]) -> Array:
-    shape, strides, offset = walk
-    address = picked * pitch + offset
+def _gather(flat: Array, picked: Array, start: Array, walk: tuple[tuple[int, ...], list[int], int]) -> Array:
+    shape, strides, panel = walk
+    address = start
     for axis, (size, stride) in enumerate(zip(shape, strides, strict=True)):
         if stride:
             steps = np.arange(size, dtype=np.int64) * stride
+            if panel and axis == len(shape) - 1:
+                steps = steps // panel * (32 * panel) + steps % panel
             address = address + steps.reshape([-1 if k == axis else 1 for k in range(len(shape))])
     if address.size and (picked.min() < 0 or address.max() >= len(flat)):
         raise OptionError(f"an index of {int(picked.min())} to {int(picked.max())} picks a row that its table lacks")

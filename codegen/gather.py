@@ -9,16 +9,25 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
+from adaflex.codegen.kernels.call import Call
 from adaflex.codegen.regions import RegionBuilder
 from adaflex.codegen.scalar_ops import Value
 from adaflex.codegen.sizes import known, same
 from adaflex.codegen.views import View
-from adaflex.runtime.region import Load, Size
+from adaflex.runtime.region import PANEL_ROWS, Load, Size
 
 if TYPE_CHECKING:
     from adaflex.codegen.lower import Lowering
 
 PLAIN_TABLES = {"gather_f32": ("f32", 4), "gather_bf16": ("bf16", 2)}  # form and bytes of an item
+# What a linear's kernel reads, where the table is its weight too: form, bytes of an item, columns side by side, and to
+# what a row's columns are padded.
+PANEL_TABLES = {
+    "gemm_f32": ("f32", 4, 1, 1),
+    "gemm_bf16": ("bf16", 2, 2, 32),
+    "gemm_w8": ("i8", 1, 4, 64),
+    "gemm_w8a8": ("i8", 1, 4, 64),
+}
 TAIL_BYTES = 8  # scale and minimum, fp32, after the codes of a row of "gather_u8"
 
 
@@ -41,6 +50,9 @@ def gather(lowering: Lowering, builder: RegionBuilder, node: fx.Node) -> Value:
         return builder.load(Load(slot, zeros, 1, start, gather=number, pitch=builder.columns, choices=count, form=form))
     if function == "gather_u8" and width is not None:
         return _codes(builder, lowering.packed(table, False), number, (width, count))
+    if function in PANEL_TABLES and width is not None:
+        assert choice is not None and choice.call is not None
+        return _panels(builder, lowering.packed(table, False), choice.call, number, (width, count))
     return builder.load(Load(lowering.plain(table), zeros, 1, gather=number, pitch=builder.columns, choices=count))
 
 
@@ -58,6 +70,21 @@ def _codes(builder: RegionBuilder, slot: int, number: int, size: tuple[int, Size
     )
     w = builder.writer
     return Value(w.emit("add", w.emit("mul", codes, scale), minimum))
+
+
+def _panels(builder: RegionBuilder, slot: int, call: Call, number: int, size: tuple[int, Size]) -> Value:
+    """The picked row of a linear's weight, times its scale where it is stored in codes."""
+    width, count = size
+    form, item, lanes, unit = PANEL_TABLES[call.function]
+    parts, zeros = dict(call.parts), ((0,) * len(builder.lead))
+    pitch = PANEL_ROWS * (-(-width // unit) * unit)
+    values = builder.load(
+        Load(slot, zeros, 1, parts["b"] // item, 0, number, pitch, choices=count, form=form, panel=lanes)
+    )
+    if "sw" not in parts:
+        return values
+    scale = builder.load(Load(slot, zeros, 0, parts["sw"] // 4, 0, number, 1, choices=count, form="f32"))
+    return Value(builder.writer.emit("mul", values, scale))
 
 
 def _strides(builder: RegionBuilder, view: View) -> tuple[Size, ...]:

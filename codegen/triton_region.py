@@ -140,7 +140,8 @@ class Body:
                 mask = ", mask=rm, other=0" if self._walks_rows(index) else ""
                 picked = " + ".join(part for part in (self.pointer(index.slot), self._row_offset(index)) if part)
                 lines.append(f"g{k} = tl.load({picked}{mask}).to(tl.int64)")
-                parts.append(f"g{k} * {self.size(load.pitch)}")
+                pitch, lanes = self.size(load.pitch), load.panel
+                parts.append(f"g{k} // 32 * {pitch} + g{k} % 32 * {lanes}" if lanes else f"g{k} * {pitch}")
             lines.append(f"x{k} = " + " + ".join(part for part in parts if part))
         return lines
 
@@ -162,7 +163,10 @@ class Body:
         masks = ["rm"] if self._walks_rows(load) else []
         if load.column != 0:
             column = self.size(load.column)
-            base += " + cols" if column == "1" else f" + cols.to(tl.int64) * {column}"
+            if load.panel:
+                base += f" + cols // {load.panel} * {32 * load.panel} + cols % {load.panel}"
+            else:
+                base += " + cols" if column == "1" else f" + cols.to(tl.int64) * {column}"
             masks.append("cm")
         mask = f", mask={' & '.join(masks)}, other=0" if masks else ""
         loaded = f"tl.load({base}{mask})"

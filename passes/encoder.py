@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, fx
 
 from adaflex.passes.calibration import Inputs, Samples
@@ -167,14 +168,19 @@ class Encoder:
 
     def _gram(self, cursor: Cursor, site: str) -> Tensor | None:
         """Of the linear's input; siblings share one. None, said once, where there are too few rows."""
-        node = cursor.node(self.sites.uses[site][0])
-        x: Any = node.args[0]
+        first, name = self.sites.uses[site][0], self._product(cursor, site)
+        x: Any = cursor.node(name).args[0]
         if self._last is None or self._last[0] is not x:
-            self._last = (x, self._statistics([values[x] for values in cursor.values]))
+            before = cursor.values if name == first else cursor.ahead(name)  # a tied table is looked up first
+            self._last = (x, self._statistics([values[x] for values in before]))
         found = repair_gram(self._last[1])
         if found is None:
             self._say_few(self._last[1], site)
         return found
+
+    def _product(self, cursor: Cursor, site: str) -> str:
+        """The first of the site's uses that multiplies by it."""
+        return next(use for use in self.sites.uses[site] if cursor.node(use).target is torch.ops.aten.linear.default)
 
     def _say_few(self, found: Statistics, site: str) -> None:
         if not any(name == "repair" for name, _ in self.notes):

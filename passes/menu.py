@@ -13,6 +13,8 @@ from torch import Tensor
 
 from adaflex.solver.table import Encoding, Site
 
+TIED = "embedding+linear"  # a site's op: a table of embeddings that is a linear's weight too
+
 
 @dataclass(frozen=True)
 class Machine:

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from adaflex.passes.capture import Capture, Weights
-from adaflex.passes.menu import Encoded, Family, Machine, Menu, family
+from adaflex.passes.menu import TIED, Encoded, Family, Machine, Menu, family
 from adaflex.passes.residuals import bypass
 from adaflex.passes.sites import Sites
 
-__all__ = ["Encoded", "Family", "Machine", "Menu", "Reference", "arguments_of", "rewrite", "run"]
+__all__ = ["TIED", "Encoded", "Family", "Machine", "Menu", "Reference", "arguments_of", "rewrite", "run"]
 
 
 class Reference(nn.Module):
@@ -33,6 +34,8 @@ class Reference(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         parts = {name: self.get_buffer(name) for name in self.names}
+        if TIED in self.entry.ops and not x.is_floating_point():  # row numbers: the table's use
+            return F.embedding(x, self.entry.decode(Encoded(self.encoding, self.shape, parts)))
         if bias is not None and "kept" in parts:  # of the neurons that are left
             bias = bias[parts["kept"]]
         return self.entry.reference(x, Encoded(self.encoding, self.shape, parts), bias)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from adaflex.passes.capture import Capture, Constant, Weights
-from adaflex.passes.menu import Machine, Menu
+from adaflex.passes.menu import TIED, Machine, Menu
 from adaflex.passes.residuals import Block, find_blocks
 from adaflex.passes.widths import Mlp, find_mlps, kept_of, shape_of, widths, with_width
 from adaflex.solver.table import Encoding, Site
@@ -187,6 +187,8 @@ def _site(capture: Capture, uses: list[_Use], made: Mapping[str, object]) -> Sit
 
 def _offers(site: Site, dtype: torch.dtype, menu: Menu, machine: Machine) -> tuple[Encoding, ...]:
     """Every family's offers; a form wider than the model's own is of use only where there is no other."""
+    if site.op == TIED and machine.device != "cpu":
+        return ()  # a device stores a product's weight as its templates read it: no rows can be picked from that
     found = [encoding for entry in menu if site.op in entry.ops for encoding in entry.offers(site, machine)]
     if dtype is torch.bfloat16:
         found = [encoding for encoding in found if encoding.bits <= 16]

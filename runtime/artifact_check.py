@@ -26,7 +26,7 @@ from adaflex.runtime.program import (
     Segment,
     Step,
 )
-from adaflex.runtime.region import BINARY, FOLD, REDUCE, TERNARY, UNARY, Region, Size
+from adaflex.runtime.region import BINARY, FOLD, PANELS, REDUCE, TERNARY, UNARY, Region, Size
 from adaflex.runtime.streaming_check import check_streamed
 
 ALIGNMENT = 64
@@ -192,6 +192,8 @@ def _check_region(region: Region, where: str, template: bool) -> None:
             raise _fail(f"a load of {where} walks an inner axis, and there is none")
         if load.gather >= 0 and load.choices == 0:
             raise _fail(f"a load of {where} picks rows without saying how many there are")
+        if load.panel not in PANELS or (load.panel and (load.gather < 0 or load.column != 1 or load.inner != 0)):
+            raise _fail(f"a load of {where} walks panels in a way that no kernel does")
     for store in region.stores:
         _in_range(store.value, len(region.ops), f"a store of {where}")
 

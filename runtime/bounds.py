@@ -26,7 +26,7 @@ from adaflex.runtime.program import (
     Segment,
     Slot,
 )
-from adaflex.runtime.region import FOLD, LEAVES, OPERATORS, REDUCE, Load, Region, Size, Store
+from adaflex.runtime.region import FOLD, LEAVES, OPERATORS, PANEL_ROWS, REDUCE, Load, Region, Size, Store
 
 MOST = 1 << 48  # of any size or product of sizes: far from what overflows, far above what a machine holds
 MOST_PACKED = 1 << 40  # items of packed keys or values of one head
@@ -307,8 +307,12 @@ class _Native:
         if any(stride and not size for size, stride in rest):
             return
         rest = [(max(size, 1), stride) for size, stride in rest]
-        if load.gather >= 0:
+        if load.panel:  # whole words of columns, whole panels of rows: what is packed is padded to both
+            words, panels = -(-max(columns, 1) // load.panel), -(-choices // PANEL_ROWS)
+            rest = [(words, PANEL_ROWS * load.panel), (panels, pitch), (PANEL_ROWS * load.panel, 1)]
+        elif load.gather >= 0:
             rest.append((choices, pitch))
+        if load.gather >= 0:
             self._index(region.loads[load.gather], dims)
         self._inside(load.slot, load.form, lead, rest, value(load.offset, what), load.gather >= 0)
 

@@ -30,7 +30,20 @@ from adaflex.runtime.program import (
     Segment,
     Slot,
 )
-from adaflex.runtime.region import BINARY, FOLD, LEAVES, OPERATORS, REDUCE, TERNARY, UNARY, Load, Op, Region, Store
+from adaflex.runtime.region import (
+    BINARY,
+    FOLD,
+    LEAVES,
+    OPERATORS,
+    PANELS,
+    REDUCE,
+    TERNARY,
+    UNARY,
+    Load,
+    Op,
+    Region,
+    Store,
+)
 
 Read = Callable[[Any, str], Any]
 
@@ -214,6 +227,7 @@ LOAD = record(
         "pitch": size,
         "choices": size,
         "form": one_of(("", *ITEM_BYTES)),
+        "panel": integer(0, max(PANELS)),
     },
 )
 OP = record(Op, {"name": one_of(OPS), "args": many(_index, 8), "value": number})

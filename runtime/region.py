@@ -32,6 +32,8 @@ UNARY = (
     "floor ceil round trunc sign not square bf16"
 ).split()
 BINARY = "add sub mul div min max pow mod floordiv lt le gt ge eq ne and or".split()
+PANEL_ROWS = 32  # of a panel
+PANELS = (0, 1, 2, 4)  # columns of a row that lie side by side; 0: rows lie one after the other
 TERNARY = ("select",)  # condition, then, else
 REDUCE = ("sum", "rmax", "rmin")  # over the columns: one value per row
 FOLD = ("fold_sum", "fold_max", "fold_min")  # over the inner axis: one value per row and column
@@ -52,6 +54,9 @@ class Load:
     pitch: Size = 0  # elements between rows that can be picked
     choices: Size = 0  # how many rows can be picked, a number outside is refused; 0: not checked
     form: str = ""  # read the slot's bytes as this dtype, elements counted in it; "": as the slot says
+    # Where rows are picked from the panels that products read: how many columns of a row lie side by side. Row r begins
+    # at (r // 32) * pitch + (r % 32) * panel, its column c is at (c // panel) * 32 * panel + c % panel from there.
+    panel: int = 0
 
 
 @dataclass(frozen=True)

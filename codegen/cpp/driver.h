@@ -168,6 +168,13 @@ template <class T> AF_INLINE vf ld_strided(const T* p, long stride, int n) {
   for (int i = 0; i < n; ++i) t[i] = hsum(load(p + i * stride, 1));
   return load(t);
 }
+// Rows picked from the panels that products read: 32 rows, of each LANES columns side by side.
+AF_INLINE long panel_row(long row, long pitch, long lanes) { return row / 32 * pitch + row % 32 * lanes; }
+template <int LANES, class T> AF_INLINE vf ld_panel(const T* p, long column, int n) {
+  alignas(64) T t[16] = {};
+  for (int i = 0; i < n; ++i) t[i] = p[(column + i) / LANES * (32 * LANES) + (column + i) % LANES];
+  return load(t);
+}
 AF_INLINE vf keep(vf v, int n, float neutral) {
   if (n == 16) return v;
   alignas(64) float t[16];

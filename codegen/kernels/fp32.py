@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from adaflex.codegen import layout
 from adaflex.codegen.kernels.call import Call, join, offsets, padded, split
-from adaflex.passes.rewrite import Encoded, Machine
+from adaflex.passes.rewrite import TIED, Encoded, Machine
 from adaflex.solver.table import Encoding, Site
 
 name = "fp32"
-ops: tuple[str, ...] = ("linear",)
+ops: tuple[str, ...] = ("linear", TIED)
 bits = 32
 
 

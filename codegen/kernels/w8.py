@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from adaflex.codegen import layout
 from adaflex.codegen.kernels.call import Call, join, offsets, padded, split, total_bytes
 from adaflex.codegen.kernels.integer import decode_integer, encode_integer, scales
-from adaflex.passes.rewrite import Encoded, Machine
+from adaflex.passes.rewrite import TIED, Encoded, Machine
 from adaflex.solver.table import Encoding, Site
 
 name = "w8"
-ops: tuple[str, ...] = ("linear",)
+ops: tuple[str, ...] = ("linear", TIED)
 bits = 8
 
 

@@ -20,11 +20,11 @@ from adaflex.codegen.hadamard import largest_block, rotate
 from adaflex.codegen.kernels.call import Call, join, offsets, padded, split, total_bytes
 from adaflex.codegen.kernels.integer import decode_integer, encode_integer, linear_integer, scales
 from adaflex.codegen.kernels.quantise import group_length
-from adaflex.passes.rewrite import Encoded, Machine
+from adaflex.passes.rewrite import TIED, Encoded, Machine
 from adaflex.solver.table import Encoding, Site
 
 name = "w8a8"
-ops: tuple[str, ...] = ("linear",)
+ops: tuple[str, ...] = ("linear", TIED)
 bits = 8
 GROUPS = (32, 64, 128)  # that the grouped kernel is built for
 
@@ -40,9 +40,11 @@ def offers(site: Site, machine: Machine) -> Sequence[Encoding]:
     """Per token, rotated per token, rotated groups of 64: falling speed, rising accuracy.
 
     Groups without rotation are slower than rotation alone and less accurate; they stand in where no block divides K.
+    Rows can be picked out of neither.
     """
     block = largest_block(site.shape[1])
     forms = [(0, 0), (0, block), (64, block)] if block else [(0, 0), (32, 0)]
+    forms = forms[:1] if site.op == TIED else forms
     made = [Encoding(name, bits, group, True, turn, "compensated") for group, turn in forms]
     return tuple(encoding for encoding in made if supports(site.shape, encoding))
 

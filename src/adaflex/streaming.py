@@ -15,7 +15,7 @@ from adaflex.errors import CaptureError
 from adaflex.passes.capture import Capture
 from adaflex.passes.prefetch import prefetch_blocks
 from adaflex.passes.sites import Sites
-from adaflex.runtime.program import GemmStep
+from adaflex.runtime.program import GemmStep, RowStep
 
 Blocks = Sequence[Sequence[str]]
 
@@ -30,6 +30,13 @@ def streamable(draft: Draft, site_of: Mapping[str, str]) -> tuple[tuple[str, ...
 
     A weight that is looked up by row, or used more than once, is in none: it stays in memory.
     """
+    picked = {
+        site_of.get(draft.constants[draft.slots[load.slot].constant].node)
+        for step in draft.steps
+        if isinstance(step, RowStep | GemmStep)
+        for load in step.region.loads
+        if load.gather >= 0 and draft.slots[load.slot].kind == "constant"
+    }
     used = [
         site_of[draft.constants[draft.slots[step.weight].constant].node]
         for step in draft.steps
@@ -37,7 +44,7 @@ def streamable(draft: Draft, site_of: Mapping[str, str]) -> tuple[tuple[str, ...
     ]
     packed = Counter(site_of[use.node] for use in draft.constants if use.encoding is not None)
     count = Counter(used)
-    return prefetch_blocks(site for site in used if count[site] == 1 and packed[site] == 1)
+    return prefetch_blocks(site for site in used if count[site] == 1 and packed[site] == 1 and site not in picked)
 
 
 def staged(draft: Draft, site_of: Mapping[str, str], blocks: Blocks, tiers: Mapping[str, str]) -> Draft:

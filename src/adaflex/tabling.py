@@ -10,6 +10,8 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+import torch
+
 from adaflex.assembly import Provider, assemble, blocks_of, executor, skeleton
 from adaflex.costing import Baseline, Facts, build_table, specs_of, uniform
 from adaflex.machine import fingerprint
@@ -68,13 +70,17 @@ def model_of(
 
 
 def rows_of(model: Model, sites: Sites) -> dict[str, int]:
-    """Rows that each site's linears see in the timed call (all uses together)."""
+    """Rows that each site's linears see in the timed call (all uses together), or a table's lookups where it has none.
+
+    What looking up rows of a head's weight takes is part of what no choice changes.
+    """
     values = model.capture.bind_symbols(model.timed)
     nodes = {node.name: node for node in model.capture.graph.graph.nodes}
     found = {}
     for site in sites.sites:
         total = 0
-        for use in sites.uses[site.id]:
+        products = [use for use in sites.uses[site.id] if nodes[use].target is torch.ops.aten.linear.default]
+        for use in products or sites.uses[site.id]:
             shape = [evaluate(size, values) for size in model.capture.sizes(nodes[use])]
             total += math.prod(shape[:-1])
         found[site.id] = total

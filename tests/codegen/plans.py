@@ -18,7 +18,7 @@ from adaflex.assembly import assemble
 from adaflex.codegen.kernels.family import Kernel, kernel
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.passes.decision import Decision
-from adaflex.passes.menu import Encoded, Machine
+from adaflex.passes.menu import TIED, Encoded, Machine
 from adaflex.passes.rewrite import rewrite
 from adaflex.passes.sites import Sites, find_sites
 from adaflex.runtime.program import AttentionStep, Program
@@ -53,6 +53,8 @@ class Planned:
 
 def legal(entry: Kernel, site: Site) -> list[Encoding]:
     """What the family offers this site, and its other groups, symmetries and rotations as far as kernels read them."""
+    if site.op == TIED:  # rows can be picked out of what is offered, and of nothing else
+        return list(entry.offers(site, MACHINE))
     found: dict[Encoding, None] = {}
     for offer in entry.offers(site, MACHINE):
         for group, even, turn in itertools.product(GROUPS, (True, False), ROTATIONS):

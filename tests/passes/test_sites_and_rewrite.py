@@ -111,8 +111,8 @@ def test_tied_turned_and_shared_weights() -> None:
     ids = torch.randint(0, 40, (2, 6))
     capture, weights, sites = sites_of(Tied(), ids)
     by_id = {site.id: site for site in sites.sites}
-    assert "embed.weight" not in by_id, "no family serves both of its uses yet"
-    assert any(name == "embed.weight" and "embedding+linear" in why for name, why in sites.notes)
+    assert by_id["embed.weight"].op == "embedding+linear" and len(by_id["embed.weight"].uses) == 2
+    assert {each.family for each in sites.offers["embed.weight"]} == {"fp32", "bf16", "w8a8", "w8"}
     assert len(by_id["shared.weight"].uses) == 2 and len(sites.uses["shared.weight"]) == 2
     assert sites.source["turned"][1] and sites.weight(weights, "turned").shape == (64, 64)
     chosen = in_form(sites, weights, ("w8a8",))
