@@ -63,7 +63,8 @@ class Cost:
     workspace_bytes: int = 0  # extra live bytes while it runs
     stage_bytes: int = 0  # bytes it needs in the staging ring (streamed tiers only)
     stream_ns: tuple[int, ...] = ()  # time its link is busy, per phase (streamed tiers only)
-    source: Source = "measured"
+    source: Source = "measured"  # of the time
+    loss_source: Source = "measured"  # estimated: a time limit had passed
     spread: float = 0.0  # relative spread of the time measurement
 
 

@@ -62,13 +62,14 @@ def _asked(given: Budget, planned: Budget) -> Budget:
 def _scores(model: Model, sites: Sites, table: CostTable) -> Scores:
     """The table's losses in the place of measured ones."""
     encoder = Encoder(model.capture, model.weights, sites, MENU, model.data)
-    losses = {
-        (site, choice.encoding): choice.cost.loss
+    costs = {
+        (site, choice.encoding): choice.cost
         for choice in table.choices
         for site in choice.sites
         if choice.encoding is not None
     }
-    source = dict.fromkeys(losses, "measured")
+    losses = {key: cost.loss for key, cost in costs.items()}
+    source = {key: str(cost.loss_source) for key, cost in costs.items()}
     return Scores(losses, source, {}, table.default_loss, table.loss_kind, table.notes, encoder)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from adaflex.codegen.kernels.family import kernel
@@ -63,15 +64,19 @@ def build_table(
     prices: Mapping[Spec, Price],
     baseline: Baseline,
     facts: Facts,
+    sources: Mapping[tuple[str, Encoding], str] = MappingProxyType({}),
 ) -> CostTable:
-    """One choice per site and encoding; what no choice changes is what the baseline took beyond its sites."""
+    """One choice per site and encoding; what no choice changes is what the baseline took beyond its sites.
+
+    ``sources``: which losses are estimated; all others are measured.
+    """
     specs = specs_of(sites, rows)
     choices = [
         _choice(
             site,
             encoding,
             losses[(site.id, encoding)],
-            time_of(site, encoding, rows[site.id], specs, prices),
+            (sources.get((site.id, encoding)) == "estimated", *time_of(site, encoding, rows[site.id], specs, prices)),
             _stored(sites.shape(site, encoding), dense(encoding), facts.device),
         )
         for site in sites.sites
@@ -118,9 +123,16 @@ def _stored(shape: tuple[int, ...], encoding: Encoding, device: str) -> int:
     return kernel(MENU, encoding.family).size_bytes(shape, encoding)
 
 
-def _choice(site: Site, encoding: Encoding, loss: float, timed: tuple[int, float, str], size: int) -> Choice:
-    time_ns, spread, source = timed
-    cost = Cost(size, (time_ns,), loss, source="measured" if source == "measured" else "bound", spread=spread)
+def _choice(site: Site, encoding: Encoding, loss: float, timed: tuple[bool, int, float, str], size: int) -> Choice:
+    guessed, time_ns, spread, source = timed
+    cost = Cost(
+        size,
+        (time_ns,),
+        loss,
+        source="measured" if source == "measured" else "bound",
+        loss_source="estimated" if guessed else "measured",
+        spread=spread,
+    )
     axis: Literal["precision", "sparsity"] = "sparsity" if encoding.sparsity else "precision"
     return Choice(choice_id(site.id, encoding), (site.id,), cost, encoding, axis=axis, label=encoding.label())
 

@@ -69,7 +69,8 @@ def _cost_cells(table: CostTable, choice: Choice, site: str) -> tuple[str, str, 
     if site != choice.sites[0]:
         return "", "", ""
     cost = choice.cost
-    return mib(cost.size_bytes), loss_text(table, cost.loss), f"{cost.time_ns[0] / 1000:.1f}"
+    guessed = "~" if cost.loss_source == "estimated" else ""
+    return mib(cost.size_bytes), guessed + loss_text(table, cost.loss), f"{cost.time_ns[0] / 1000:.1f}"
 
 
 def layers_table(planned: Planned) -> Table:
@@ -85,11 +86,14 @@ def layers_table(planned: Planned) -> Table:
 def summary(planned: Planned) -> list[str]:
     """Promised against measured, the proof, and how well the table's sums matched."""
     plan, table = planned.plan, planned.table
+    guessed = {choice.id for _, choice in _chosen(planned) if choice.cost.loss_source == "estimated"}
     assert plan.totals is not None
     lines = [f"objective: {plan.objective}; {proof(plan)}"]
     lines += list(plan.reasons)
     lines += [promise.sentence() for promise in planned.verdict.promises]
     lines += streaming(planned)
+    if guessed:
+        lines.append(f"~: estimated, not measured, as are the losses of {len(guessed)} of the plan's choices")
     measured = {promise.name: promise.measured for promise in planned.verdict.promises}
     loss = measured["loss"]
     if loss is not None and plan.totals.loss > 0:
@@ -149,12 +153,18 @@ def explain_site(planned: Planned, name: str) -> str:
             mark = "*" if choice.id == taken else " "
             lines.append(
                 f"{mark} {choice.label:24} {mib(cost.size_bytes):>9} MiB  {cost.time_ns[0] / 1000:9.1f} us  "
-                f"loss {loss_text(planned.table, cost.loss)}  ({cost.source})"
+                f"loss {loss_text(planned.table, cost.loss)}  ({_sources(choice)})"
             )
     for site, reason in planned.table.notes:
         if site == name:
             lines.append(f"  {reason}")
     return "\n".join(lines)
+
+
+def _sources(choice: Choice) -> str:
+    """Where a choice's figures are from: in one word where it is one."""
+    time, loss = choice.cost.source, choice.cost.loss_source
+    return time if time == loss else f"time {time}, loss {loss}"
 
 
 def write_report(planned: Planned, where: bool | str) -> None:

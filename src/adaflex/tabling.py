@@ -129,7 +129,7 @@ def measured_table(
         device=here.device,
         notes=tuple(scores.notes),
     )
-    table = build_table(sites, scores.loss, rows, prices, baseline, facts)
+    table = build_table(sites, scores.loss, rows, prices, baseline, facts, scores.source)
     if scores.skip_loss:
         table = _skipping(model, sites, scores, here, (base, table, encodings))
     return table if placement is None else placed(table, placement)

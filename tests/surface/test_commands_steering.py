@@ -10,6 +10,7 @@ from adaflex.options import parse
 from adaflex.passes.export_door import from_export
 from adaflex.passes.menu import Machine
 from adaflex.passes.sites import Sites, find_sites
+from adaflex.report import layer_rows
 from adaflex.solver.pins import excluded_by
 from tests.surface.tiny_model import calls, model
 
@@ -67,3 +68,11 @@ def test_what_the_time_limit_cut_is_estimated_and_said(
         "measured",
         "estimated",
     }  # what changes nothing needs no estimate
+    for choice in made.table.choices:
+        assert choice.encoding is not None and choice.cost.source == "measured"
+        assert choice.cost.loss_source == made.planned.scores.source[choice.sites[0], choice.encoding]
+    taken = {choice.id: choice for choice in made.table.choices}
+    guessed = [name for name in dict(made.planned.plan.choices).values() if taken[name].cost.loss_source == "estimated"]
+    assert guessed and f"estimated, not measured, as are the losses of {len(guessed)}" in made.report()
+    assert sum(row[3].startswith("~") for row in layer_rows(made.planned)) == len(guessed)
+    assert "(time measured, loss estimated)" in made.explain("up.weight")

@@ -110,6 +110,7 @@ def plan_json(plan: Plan, table: CostTable) -> dict[str, Any]:
                 "time_ns": list(choice.cost.time_ns),
                 "loss": shown_loss(table, choice.cost.loss),
                 "source": choice.cost.source,
+                "loss_source": choice.cost.loss_source,
                 "runner_up": by_id[other.choice].label if other else None,
                 "runner_up_price": other.price if other else None,
             }

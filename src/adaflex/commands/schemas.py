@@ -43,6 +43,7 @@ PROMISE = record(
     }
 )
 VERDICT = record({"schema": {"const": 1}, "held": FLAG, "same_data": FLAG, "machine": TEXT, "promises": many(PROMISE)})
+SOURCE: Schema = {"enum": ["measured", "estimated", "bound"]}
 LAYER = record(
     {
         "layer": TEXT,
@@ -50,7 +51,8 @@ LAYER = record(
         "size_bytes": WHOLE,
         "time_ns": many(WHOLE),
         "loss": NUMBER,
-        "source": {"enum": ["measured", "estimated", "bound"]},
+        "source": SOURCE,
+        "loss_source": SOURCE,
         "runner_up": MAYBE_TEXT,
         "runner_up_price": MAYBE_NUMBER,
     }
