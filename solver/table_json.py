@@ -13,7 +13,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,7 +73,8 @@ def decode(kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, str) or value not in arguments:
             raise TableError(f"{path} is {_short(value)}; it must be one of {', '.join(map(repr, arguments))}")
         return value
-    if origin is tuple:
+    if origin in (tuple, Sequence):
+        arguments = arguments if origin is tuple else (*arguments, ...)
         return _decode_list(arguments, value, path)
     return _decode_scalar(kind, value, path)
 
@@ -233,7 +234,8 @@ def schema(kind: Any) -> dict[str, Any]:
         return {"anyOf": [schema(part) for part in arguments]}
     if origin is typing.Literal:
         return {"enum": list(arguments)}
-    if origin is tuple:
+    if origin in (tuple, Sequence):
+        arguments = arguments if origin is tuple else (*arguments, ...)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return {"type": "array", "items": schema(arguments[0])}
         return {"type": "array", "prefixItems": [schema(part) for part in arguments], "minItems": len(arguments)}

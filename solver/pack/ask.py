@@ -10,8 +10,10 @@ import random
 import time
 from dataclasses import dataclass
 
+import numpy as np
+
 from adaflex.solver.pack.core import LIMIT, NICHE, Core
-from adaflex.solver.pack.problem import Problem, live_sums
+from adaflex.solver.pack.problem import Problem, busiest, live_sums
 from adaflex.solver.pack.twin import Twin
 
 FIRST_NODES = 2000  # of the shortest restart
@@ -50,13 +52,11 @@ class Asker:
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-        sums = live_sums(self.task)
-        times = self.task.times
-        self.features = []
-        for item in self.task.items:
-            length = sum(times[b] - times[a] for a, b in item.spans) or 1
-            busiest = max((max(sums[a:b]) for a, b in item.spans), default=1)
-            self.features.append((length, length * item.size, item.size, busiest * length))
+        task = self.task
+        length = np.maximum(task.per_item(task.times[task.run_high] - task.times[task.run_low]), 1)
+        most = busiest(task, live_sums(task))
+        rows = (length, length * task.size.astype(float), task.size, most * length.astype(float))
+        self.features = list(zip(*(row.tolist() for row in rows), strict=True))
         self.asked = 0
 
     def rank(self) -> list[int]:

@@ -1,7 +1,7 @@
 // Lowers a known packing of many items: what ends above the capacity is taken out and put back, pushing out others.
 //
-// In: a Handle of core.cpp (this file is compiled after it, as one), places, a capacity. Out: places within the capacity,
-// or a limit. An item out of place goes into the tightest gap that is free for its life; where there is none it takes
+// In: a Handle of core.cpp (this file is compiled after greedy.cpp, as one), places, a capacity. Out: places within the
+// capacity, or a limit. An item out of place goes into the tightest gap that is free for its life; where there is none it takes
 // the place whose occupants weigh least (area times the root of how often they failed before) and these are out next.
 
 #include <cmath>
@@ -21,16 +21,42 @@ struct Ejector {
     double weight;
   };
   std::vector<Busy> busy;
+  bool flat;                                           // items in order of their low and of their high ends
+  Shelf lows, tops;
+  std::vector<int> near;
   std::vector<std::pair<Value, double>> highs;
   std::vector<Value> starts;
 
-  Ejector(const Problem& problem, Value most, const int64_t* places)
-      : p(problem), capacity(most), at(places, places + problem.n), area(problem.n), failures(problem.n, 1.0) {
+  Ejector(const Handle& h, Value most, const int64_t* places)
+      : p(h.p), capacity(most), at(places, places + h.p.n), area(h.p.n), failures(h.p.n, 1.0),
+        flat(h.crowded() && h.one_run && !h.pins && h.apart.empty()) {
     for (int i = 0; i < p.n; ++i) {
       area[i] = static_cast<double>(p.size[i]) * (p.hull_high[i] - p.hull_low[i]);
       if (p.pin[i] < 0 && p.size[i] && at[i] + p.size[i] > capacity) { at[i] = -1; out.push_back(i); }
     }
     std::sort(out.begin(), out.end(), [&](int a, int b) { return std::make_pair(area[a], a) < std::make_pair(area[b], b); });
+    if (flat) {
+      std::vector<int> order;
+      for (int i = 0; i < p.n; ++i)
+        if (at[i] >= 0 && p.hull_low[i] < p.hull_high[i]) order.push_back(i);
+      lows.fill(p, order, [&](int i) { return at[i]; });
+      tops.fill(p, order, [&](int i) { return at[i] + p.size[i]; });
+    }
+  }
+
+  void put(int i, Value start) {
+    at[i] = start;
+    if (!flat) return;
+    lows.insert(p, start, i);
+    tops.insert(p, start + p.size[i], i);
+  }
+
+  void take(int i) {
+    if (flat) {
+      lows.erase(at[i], i);
+      tops.erase(at[i] + p.size[i], i);
+    }
+    at[i] = -1;
   }
 
   double shaken() {
@@ -42,6 +68,11 @@ struct Ejector {
 
   void gather(int i) {
     busy.clear();
+    if (flat) {
+      lows.meet(p.hull_low[i], p.hull_high[i], near);
+      for (int j : near) busy.push_back({at[j], at[j] + p.size[j], area[j] * std::sqrt(failures[j])});
+      return;
+    }
     for (int j : p.neighbours[i])
       if (at[j] >= 0) busy.push_back({at[j], at[j] + p.size[j], area[j] * std::sqrt(failures[j])});
     for (const Pinned& o : p.obstacles[i]) busy.push_back({o.low, o.high, 0.0});
@@ -64,8 +95,13 @@ struct Ejector {
   Value cheapest(int i) {
     highs.clear();
     starts.clear();
-    for (const Busy& b : busy) highs.push_back({b.high, b.weight});
-    std::sort(highs.begin(), highs.end());
+    if (flat) {
+      tops.meet(p.hull_low[i], p.hull_high[i], near);
+      for (int j : near) highs.push_back({at[j] + p.size[j], area[j] * std::sqrt(failures[j])});
+    } else {
+      for (const Busy& b : busy) highs.push_back({b.high, b.weight});
+      std::sort(highs.begin(), highs.end());
+    }
     Value size = p.size[i], align = p.align[i], best = -1;
     starts.push_back(0);
     for (const auto& [high, weight] : highs) starts.push_back(round_up(high, align));
@@ -88,6 +124,7 @@ struct Ejector {
   }
 
   bool clear(int i, Value start) const {
+    if (flat) return true;  // nothing is pinned
     for (const Pinned& o : p.obstacles[i])
       if (start < o.high && start + p.size[i] > o.low) return false;
     return true;
@@ -107,12 +144,14 @@ struct Ejector {
         start = cheapest(i);
         if (start < 0) return kLimit;
         pushed.clear();
-        for (int j : p.neighbours[i])
-          if (at[j] >= 0 && at[j] < start + p.size[i] && at[j] + p.size[j] > start) { at[j] = -1; pushed.push_back(j); }
+        if (flat) lows.meet(p.hull_low[i], p.hull_high[i], near);
+        for (int j : flat ? near : p.neighbours[i])
+          if (at[j] >= 0 && at[j] < start + p.size[i] && at[j] + p.size[j] > start) pushed.push_back(j);
+        for (int j : pushed) take(j);
         std::sort(pushed.begin(), pushed.end(), [&](int a, int b) { return std::make_pair(area[a], a) < std::make_pair(area[b], b); });
         out.insert(out.end(), pushed.begin(), pushed.end());
       }
-      at[i] = start;
+      put(i, start);
     }
     return kFound;
   }
@@ -123,8 +162,8 @@ struct Ejector {
 // Change `places` so that all lie within `capacity`: 1 done, 2 a limit came first (`places` are unchanged).
 extern "C" int adaflex_pack_eject(void* handle, int64_t capacity, int64_t moves, double seconds, int64_t* places, int64_t* used) {
   Handle* h = static_cast<Handle*>(handle);
-  h->link();
-  Ejector ejector(h->p, capacity, places);
+  if (!h->crowded() || !h->one_run || h->pins || !h->apart.empty()) h->link();
+  Ejector ejector(*h, capacity, places);
   *used = 0;
   Result result = ejector.run(moves, now() + seconds, used);
   if (result == kFound) std::copy(ejector.at.begin(), ejector.at.end(), places);

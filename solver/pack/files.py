@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaflex.errors import TableError
-from adaflex.solver.pack.problem import check_buffer
+from adaflex.solver.pack.columns import BufferTable, check_buffer
+from adaflex.solver.pack.columns import columns as columns_of
+from adaflex.solver.pack.library import read_rows
 from adaflex.solver.table import Buffer
 from adaflex.solver.table_json import decode, parse, read_bytes
 
 GAP = re.compile(r"(-?\d+)-(-?\d+)")
 MOST_DIGITS = 20
+MUCH = 1_000_000  # bytes of a CSV from which on its columns are read in one go
 KNOWN = {"id", "lower", "upper", "start", "end", "size", "alignment", "hint", "gaps", "offset"}
 
 
@@ -58,7 +61,7 @@ class MemoryProblem:
     in the order given and buffers move between the tiers.
     """
 
-    buffers: tuple[Buffer, ...]
+    buffers: Sequence[Buffer]
     capacity_bytes: int | None = None
     alignment: int = 1
     spaces: tuple[Space, ...] = ()
@@ -72,7 +75,8 @@ def read_problem(path: Path) -> MemoryProblem:
     raw = read_bytes(path)
     if path.name.removesuffix(".gz").endswith(".json"):
         return problem_from_json(raw, str(path))
-    return MemoryProblem(tuple(buffers_from_csv(raw, str(path))))
+    buffers = buffers_from_csv(raw, str(path))
+    return MemoryProblem(buffers if isinstance(buffers, BufferTable) else tuple(buffers))
 
 
 def problem_from_json(raw: bytes, origin: str) -> MemoryProblem:
@@ -122,11 +126,39 @@ def header_of(row: Sequence[str], origin: str) -> tuple[dict[str, int], bool]:
     return columns, old
 
 
-def buffers_from_csv(raw: bytes, origin: str = "the CSV") -> list[Buffer]:
+def plain_table(raw: bytes, origin: str) -> BufferTable | None:
+    """The buffers of a large and plain CSV as columns; None where it is not plain, or not well formed."""
+    cut = raw.find(b"\n") + 1
+    if len(raw) < MUCH or not raw[:cut].isascii():
+        return None
+    names = [cell.strip() for cell in raw[:cut].decode().split(",")]
+    columns, old = header_of(names, origin)
+    needed = ("id", "start", "end", "size") if old else ("id", "lower", "upper", "size")
+    empty = [int(name in KNOWN and name not in needed) for name in columns]
+    text = raw[cut:]
+    found = read_rows(text, len(columns), [*(columns[name] for name in needed), *empty])
+    if found is None:
+        return None
+    letters = text.decode("ascii")
+    begin, end, first, last, size = found
+    ids = [letters[a:b] for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
+    table = BufferTable(ids, size, first, last + 1 if old else last)
+    try:
+        columns_of(table)
+    except TableError:
+        return None  # the other reader names the line
+    return table
+
+
+def buffers_from_csv(raw: bytes, origin: str = "the CSV") -> Sequence[Buffer]:
     """Buffers in MiniMalloc's format: id, lower, upper, size and optionally alignment, hint, gaps, offset.
 
-    Lives are half open; with the older header ``start,end`` the end is inclusive.
+    Lives are half open; with the older header ``start,end`` the end is inclusive. A large plain file gives a
+    ``BufferTable``.
     """
+    table = plain_table(raw, origin)
+    if table is not None:
+        return table
     rows = _rows(raw, origin)
     first = next(rows, None)
     if first is None:

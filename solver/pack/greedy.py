@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from adaflex.solver.pack.columns import Ints
 from adaflex.solver.pack.packing import Packing, PackStatus
-from adaflex.solver.pack.problem import Problem, height_of, live_sums, lower_bound, offsets_of, problem
+from adaflex.solver.pack.problem import Problem, busiest, height_of, live_sums, lower_bound, offsets_of, problem
 from adaflex.solver.table import Buffer
 
-Ints = NDArray[np.int64]
+CLOSE = 4000  # items up to which all pairs that overlap are listed beforehand
+FEW = 100  # neighbours on average below which lists are faster than arrays
 ORDERS = (
     "size", "area", "length", "contention", "size,length", "length,size",
     "contention,size", "contention,area", "area,size", "first", "end", "spread",
@@ -45,7 +47,7 @@ def pack(
 
 def packing_of(
     task: Problem,
-    places: Sequence[int] | None,
+    places: Sequence[int] | Ints | None,
     limits: tuple[int, int | None],
     *,
     method: str,
@@ -71,46 +73,39 @@ def packing_of(
 def too_much(task: Problem, capacity: int) -> tuple[tuple[str, ...], str]:
     """The buffers live at the worst step, largest first, and a sentence with the bytes missing."""
     sums = live_sums(task)
-    pinned = [i for i in task.items if i.pin >= 0 and i.size and i.pin + i.size > capacity]
-    if pinned and max(sums, default=0) <= capacity:
-        item = pinned[0]
-        name = task.buffers[item.members[0]].id
-        return (name,), f"buffer {name!r} is pinned to end at {item.pin + item.size}, beyond {capacity}"
-    worst = max(range(len(sums)), key=lambda s: sums[s])
-    live = [item for item in task.items if any(a <= worst < b for a, b in item.spans)]
-    live.sort(key=lambda item: -item.size)
-    names = tuple(task.buffers[item.members[0]].id for item in live)
-    over = sums[worst] - capacity
-    return (
-        names,
-        f"at step {task.times[worst]} {len(names)} buffers live hold {sums[worst]} bytes, {over} more than {capacity}",
-    )
+    ends = np.where((task.pin >= 0) & (task.size > 0), task.pin + task.size, 0)
+    if sums.max(initial=0) <= capacity < ends.max(initial=0):
+        item = int(np.argmax(ends > capacity))
+        return (task.name(item),), f"buffer {task.name(item)!r} is pinned to end at {ends[item]}, beyond {capacity}"
+    worst = int(np.argmax(sums))
+    runs = np.flatnonzero((task.run_low <= worst) & (worst < task.run_high))
+    live = np.repeat(np.arange(task.count), np.diff(task.run_start))[runs]
+    live = live[np.argsort(-task.size[live], kind="stable")]
+    text = f"at step {task.times[worst]} {len(live)} buffers live hold {sums[worst]} bytes"
+    return tuple(task.name(i) for i in live), f"{text}, {int(sums[worst]) - capacity} more than {capacity}"
 
 
-def ordered(task: Problem, names: Sequence[str] = ORDERS) -> Iterator[tuple[str, list[int]]]:
+def ordered(task: Problem, names: Sequence[str] = ORDERS) -> Iterator[tuple[str, Ints]]:
     """The items in each of the orders named, made when asked for; ties by index."""
-    times = np.array(task.times, dtype=np.int64)
-    size = np.array([item.size for item in task.items], dtype=np.int64)
-    ends = [(item.spans[0][0], item.spans[-1][1]) if item.spans else (0, 0) for item in task.items]
-    first, end = (times[np.array([e[k] for e in ends], dtype=np.int64)] if len(times) else size * 0 for k in (0, 1))
-    length = np.array(
-        [sum(task.times[b] - task.times[a] for a, b in item.spans) for item in task.items], dtype=np.int64
-    )
+    size = task.size
+    low, high = task.hull
+    first, end = (task.times[low], task.times[high]) if len(task.times) else (low, high)
+    length = task.per_item(task.times[task.run_high] - task.times[task.run_low])
     area = size.astype(np.float64) * length
-    sections = np.array([sum(b - a for a, b in item.spans) for item in task.items], dtype=np.int64)
-    busiest = size
+    sections = task.per_item(task.run_high - task.run_low)
+    most: Ints | None = None
     for name in names:
-        if (name == "balanced" or "contention" in name) and busiest is size:
-            sums = live_sums(task)
-            busiest = np.array([max((max(sums[a:b]) for a, b in item.spans), default=0) for item in task.items])
-        by: dict[str, list[NDArray[np.int64] | NDArray[np.float64]]] = {
-            "size": [-size, first], "area": [-area, first], "length": [-length, first],
-            "contention": [-busiest, -size, first], "size,length": [-size, -length], "length,size": [-length, -size],
-            "contention,size": [-busiest, -size, -length], "contention,area": [-busiest, -area],
-            "area,size": [-area, -size], "first": [first, -size], "end": [-end, -size], "spread": [first - end, -area],
-            "balanced": [-size * np.sqrt(sections) * (busiest / max(1, busiest.max(initial=1))) ** 8.0],
+        if (name == "balanced" or "contention" in name) and most is None:
+            most = busiest(task, live_sums(task))
+        by: dict[str, Callable[[Ints], list[Ints | NDArray[np.float64]]]] = {
+            "size": lambda m: [-size, first], "area": lambda m: [-area, first], "length": lambda m: [-length, first],
+            "contention": lambda m: [-m, -size, first], "size,length": lambda m: [-size, -length],
+            "length,size": lambda m: [-length, -size], "contention,size": lambda m: [-m, -size, -length],
+            "contention,area": lambda m: [-m, -area], "area,size": lambda m: [-area, -size],
+            "first": lambda m: [first, -size], "end": lambda m: [-end, -size], "spread": lambda m: [first - end, -area],
+            "balanced": lambda m: [-size * np.sqrt(sections) * (m / max(1, m.max(initial=1))) ** 8.0],
         }  # fmt: skip
-        yield name, np.lexsort(by[name][::-1]).tolist()
+        yield name, np.lexsort(by[name](size if most is None else most)[::-1])
 
 
 def portfolio(task: Problem, enough: int) -> tuple[list[int] | None, str]:
@@ -121,7 +116,7 @@ def portfolio(task: Problem, enough: int) -> tuple[list[int] | None, str]:
     lowest = -1
     for order, ranked in ordered(task):
         for tight in (False, True):
-            places = place(ranked, tight)
+            places = place(ranked.tolist(), tight)
             if places is None:
                 return None, order
             height = height_of(task, places)
@@ -132,59 +127,70 @@ def portfolio(task: Problem, enough: int) -> tuple[list[int] | None, str]:
     return best, name
 
 
-def placer(task: Problem) -> Callable[[Sequence[int], bool], list[int] | None]:
-    """A function that places items in a given order; None where pinned items overlap."""
-    counts = [len(item.spans) for item in task.items]
-    first_span = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    spans = np.array([span for item in task.items for span in item.spans], dtype=np.int64).reshape(-1, 2)
-    owner = np.repeat(np.arange(len(task.items)), counts)
-    size = np.array([item.size for item in task.items], dtype=np.int64)
+def neighbours(task: Problem) -> Callable[[int], Ints]:
+    """A function that gives the items that must not share bytes with an item: live with it, or kept apart from it."""
+    owner = np.repeat(np.arange(task.count), np.diff(task.run_start))
     apart: dict[int, list[int]] = {}
     for a, b in task.apart:
         apart.setdefault(a, []).append(b)
         apart.setdefault(b, []).append(a)
 
+    def near(i: int) -> Ints:
+        hit = np.zeros(task.count, dtype=bool)
+        for low, high in task.spans[i]:
+            hit[owner[(task.run_low < high) & (task.run_high > low)]] = True
+        hit[apart.get(i, [])] = True
+        hit[i] = False
+        return np.flatnonzero(hit)
+
+    if task.count > CLOSE:
+        return near
+    every = [near(i) for i in range(task.count)]
+    return every.__getitem__
+
+
+def placer(task: Problem) -> Callable[[Sequence[int], bool], list[int] | None]:
+    """A function that places items in a given order; None where pinned items overlap."""
+    near = neighbours(task)
+    size, step, pin = task.size.tolist(), task.alignment.tolist(), task.pin.tolist()
+    pinned = [i for i in range(task.count) if pin[i] >= 0]
+    few = task.count <= CLOSE and sum(len(near(i)) for i in range(task.count)) < FEW * task.count
+    lists = [near(i).tolist() for i in range(task.count)] if few else []
+
     def place(order: Sequence[int], tight: bool) -> list[int] | None:
-        at = np.full(len(task.items), -1, dtype=np.int64)
-        done_first = np.empty(len(spans), dtype=np.int64)
-        done_end, done_owner = np.empty_like(done_first), np.empty_like(done_first)
-        done = 0
-        pinned = [i for i in order if task.items[i].pin >= 0]
-        for i in [*pinned, *(i for i in order if task.items[i].pin < 0)]:
-            own = spans[first_span[i] : first_span[i + 1]]
-            hit = np.zeros(done, dtype=bool)
-            for low, high in own:
-                hit |= (done_first[:done] < high) & (done_end[:done] > low)
-            others = np.unique(done_owner[:done][hit])
-            if i in apart:
-                others = np.union1d(others, [o for o in apart[i] if at[o] >= 0]).astype(np.int64)
-            item = task.items[i]
-            if item.pin >= 0:
-                if np.any((at[others] < item.pin + item.size) & (at[others] + size[others] > item.pin)):
-                    return None
-                at[i] = item.pin
+        at, top = [-1] * task.count, [-1] * task.count
+        at_, top_ = np.array(at, dtype=np.int64), np.array(top, dtype=np.int64)
+        for i in [*pinned, *order]:
+            if at[i] >= 0:
+                continue  # pinned, and placed before the others
+            if few:
+                busy = sorted([(at[j], top[j]) for j in lists[i] if at[j] >= 0])
             else:
-                at[i] = _lowest(at[others], at[others] + size[others], item.size, item.alignment, tight)
-            done_first[done : done + len(own)] = own[:, 0]
-            done_end[done : done + len(own)] = own[:, 1]
-            done_owner[done : done + len(own)] = owner[first_span[i] : first_span[i + 1]]
-            done += len(own)
-        return [int(v) for v in at]
+                others = near(i)
+                others = others[at_[others] >= 0]
+                others = others[np.argsort(at_[others], kind="stable")]
+                busy = list(zip(at_[others].tolist(), top_[others].tolist(), strict=True))
+            if pin[i] >= 0 and any(low < pin[i] + size[i] and high > pin[i] for low, high in busy):
+                return None
+            at[i] = pin[i] if pin[i] >= 0 else lowest_gap(busy, size[i], step[i], tight)
+            top[i] = at[i] + size[i]
+            at_[i], top_[i] = at[i], top[i]
+        return at
 
     return place
 
 
-def _lowest(low: Ints, high: Ints, size: int, alignment: int, tight: bool) -> int:
-    """The lowest (or tightest) free place of ``size`` among busy ranges."""
-    if not len(low) or not size:
+def lowest_gap(busy: Sequence[tuple[int, int]], size: int, step: int, tight: bool) -> int:
+    """The lowest (or tightest) free place of ``size`` beside busy ranges, which ascend."""
+    top, best, room = 0, -1, -1
+    if not size:
         return 0
-    order = np.argsort(low, kind="stable")
-    starts = low[order]
-    tops = np.maximum.accumulate(high[order])
-    floors = np.concatenate(([0], tops))
-    floors = -(-floors // alignment) * alignment
-    room = starts - floors[:-1]
-    fits = np.nonzero(room >= size)[0]
-    if not len(fits):
-        return int(floors[-1])
-    return int(floors[fits[np.argmin(room[fits])] if tight else fits[0]])
+    for low, high in busy:
+        at = top if step == 1 else -(-top // step) * step
+        if low - at >= size and (not tight or best < 0 or low - at < room):
+            best, room = at, low - at
+            if not tight:
+                return at
+        if high > top:
+            top = high
+    return best if best >= 0 else -(-top // step) * step

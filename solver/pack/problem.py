@@ -6,101 +6,152 @@ the set of live items does not change; an item is live in one or several runs of
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import gc
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from adaflex.errors import TableError
+from adaflex.solver.pack.columns import MOST, Columns, Ints, check_buffer, columns, common_step
+from adaflex.solver.pack.library import number_sections
 from adaflex.solver.table import Buffer
 
-MOST = 1 << 60
 Span = tuple[int, int]
+MUCH = 100_000  # runs above which the core numbers the sections
+DENSE = 64  # steps per buffer up to which a table over all steps numbers the sections
 
 
-@dataclass(frozen=True)
-class Item:
-    """One or several aliased buffers that share a place: size, alignment, spans of life, pin."""
-
-    members: tuple[int, ...]  # indices of its buffers
-    size: int
-    alignment: int
-    spans: tuple[Span, ...]  # sections, half open, ascending, apart
-    pin: int  # -1: free
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
-    """What must not overlap, in sections."""
+    """What must not overlap, in sections. An item is one buffer, or several aliased ones that share a place."""
 
-    buffers: tuple[Buffer, ...]
-    items: tuple[Item, ...]
-    times: tuple[int, ...]  # first step of each section, and the end
+    ids: Sequence[str]  # of the buffers
+    owner: Ints  # item of each buffer
+    lead: Ints  # first buffer of each item
+    size: Ints
+    alignment: Ints
+    pin: Ints  # -1: free
+    run_start: Ints  # runs of item i: run_start[i] .. run_start[i + 1]; half open, ascending, apart
+    run_low: Ints
+    run_high: Ints
+    times: Ints  # first step of each section, and the end
     apart: tuple[tuple[int, int], ...]  # items that may not share bytes although their lives are apart
+
+    @property
+    def count(self) -> int:
+        """How many items there are."""
+        return len(self.size)
 
     @property
     def sections(self) -> int:
         """How many sections there are."""
         return max(0, len(self.times) - 1)
 
+    @cached_property
+    def spans(self) -> list[tuple[Span, ...]]:
+        """Runs of each item."""
+        runs = list(zip(self.run_low.tolist(), self.run_high.tolist(), strict=True))
+        starts = self.run_start.tolist()
+        return [tuple(runs[a:b]) for a, b in itertools.pairwise(starts)]
 
-def problem(buffers: Sequence[Buffer], *, alignment: int = 1, separate: Sequence[tuple[str, str]] = ()) -> Problem:
+    @cached_property
+    def hull(self) -> tuple[Ints, Ints]:
+        """First and last section (half open) of each item; (0, 0) where it never lives."""
+        low, high = np.zeros(self.count, dtype=np.int64), np.zeros(self.count, dtype=np.int64)
+        lives = np.flatnonzero(self.run_start[1:] > self.run_start[:-1])
+        low[lives] = self.run_low[self.run_start[lives]]
+        high[lives] = self.run_high[self.run_start[lives + 1] - 1]
+        return low, high
+
+    def per_item(self, runs: Ints) -> Ints:
+        """The sum of a number per run over the runs of each item."""
+        return np.diff(np.concatenate(([0], np.cumsum(runs)))[self.run_start])
+
+    def name(self, item: int) -> str:
+        """The id of an item's first buffer."""
+        return self.ids[int(self.lead[item])]
+
+
+def problem(
+    buffers: Sequence[Buffer],
+    *,
+    alignment: int = 1,
+    separate: Sequence[tuple[str, str]] = (),
+    joined: Sequence[tuple[str, str]] = (),
+) -> Problem:
     """Check and compile ``buffers``; every offset will be a multiple of the buffer's own alignment and ``alignment``.
 
-    Raises ``TableError`` for buffers that make no sense.
+    Pairs ``joined`` share a place as aliases do. Raises ``TableError`` for buffers that make no sense.
     """
-    index: dict[str, int] = {}
-    for number, buffer in enumerate(buffers):
-        check_buffer(buffer)
-        if buffer.id in index:
-            raise TableError(f"buffer {buffer.id!r} stands twice; ids are unique")
-        index[buffer.id] = number
+    rows = columns(buffers)
     if not 1 <= alignment < MOST:
         raise TableError(f"alignment is {alignment}; it must be at least 1")
-    groups = _alias_groups(buffers, index)
-    lives = [_live(buffers, members) for members in groups]
-    times = sorted({time for spans in lives for span in spans for time in span})
-    section = {time: number for number, time in enumerate(times)}
-    items: list[Item] = []
-    owner: dict[int, int] = {}
-    for members, spans in zip(groups, lives, strict=True):
-        owner.update(dict.fromkeys(members, len(items)))
-        items.append(_item(buffers, members, tuple((section[a], section[b]) for a, b in spans), alignment))
-    pairs = []
-    for one, other in separate:
-        for name in (one, other):
-            if name not in index:
-                raise TableError(f"a separation names unknown buffer {name!r}")
-        a, b = owner[index[one]], owner[index[other]]
-        if a == b:
-            raise TableError(f"buffers {one!r} and {other!r} are aliases and cannot be kept apart")
-        pairs.append((min(a, b), max(a, b)))
-    return Problem(tuple(buffers), tuple(items), tuple(times), tuple(sorted(set(pairs))))
+    if (
+        float((rows.size + np.maximum(rows.alignment, alignment)).astype(float).sum()) + rows.pin.max(initial=0)
+        >= 2**61
+    ):
+        raise TableError("the sizes and alignments of all buffers add up to 2**61 bytes or more; that cannot be packed")
+    if not rows.special and not joined:
+        items = _plain_items(rows, alignment)
+    else:
+        items = _merged_items(buffers, rows, alignment, joined)
+    owner, lead, size, step, pin, runs = items
+    lives = runs[0] < runs[1]
+    start = np.concatenate(([0], np.cumsum(np.bincount(runs[2][lives], minlength=len(size))))).astype(np.int64)
+    times, low, high = sections_of(runs[0][lives], runs[1][lives])
+    pairs = _apart(separate, rows.ids, owner)
+    return Problem(rows.ids, owner, lead, size, step, pin, start, low, high, times, pairs)
 
 
-def check_buffer(buffer: Buffer) -> None:
-    """Raise ``TableError`` where a buffer makes no sense by itself."""
-    name = f"buffer {buffer.id!r}"
-    if not 0 <= buffer.size_bytes < MOST:
-        raise TableError(f"{name} has size {buffer.size_bytes}; it must be at least 0 and below 2**60")
-    if buffer.end < buffer.first:
-        raise TableError(f"{name} ends at {buffer.end} before it starts at {buffer.first}")
-    if max(abs(buffer.first), abs(buffer.end)) >= MOST:
-        raise TableError(f"{name} lives from {buffer.first} to {buffer.end}; steps must stay below 2**60")
-    if not 1 <= buffer.alignment < MOST:
-        raise TableError(f"{name} has alignment {buffer.alignment}; it must be at least 1")
-    if buffer.offset is not None and not 0 <= buffer.offset < MOST:
-        raise TableError(f"{name} is pinned at {buffer.offset}; an offset is at least 0")
-    if buffer.offset is not None and buffer.offset % buffer.alignment:
-        raise TableError(
-            f"{name} is pinned at {buffer.offset}, which is no multiple of its alignment {buffer.alignment}"
-        )
-    for low, high in buffer.gaps:
-        if not buffer.first <= low < high <= buffer.end:
-            raise TableError(f"{name} has a gap from {low} to {high} outside its life {buffer.first} to {buffer.end}")
+Items = tuple[Ints, Ints, Ints, Ints, Ints, tuple[Ints, Ints, Ints]]
 
 
-def _alias_groups(buffers: Sequence[Buffer], index: dict[str, int]) -> list[list[int]]:
-    root = list(range(len(buffers)))
+def _plain_items(rows: Columns, alignment: int) -> Items:
+    number = np.arange(len(rows.size), dtype=np.int64)
+    step = rows.alignment
+    if alignment != 1:
+        own, which = np.unique(step, return_inverse=True)
+        step = np.array([common_step(rows.ids[int(np.argmax(step == a))], (int(a), alignment)) for a in own])[which]
+    wrong = np.flatnonzero((rows.pin >= 0) & (rows.pin % step != 0))
+    if len(wrong):
+        at = int(wrong[0])
+        raise TableError(f"buffer {rows.ids[at]!r} is pinned at {rows.pin[at]}, which is no multiple of {step[at]}")
+    return (
+        number,
+        number,
+        rows.size,
+        step,
+        rows.pin,
+        (rows.first, np.where(rows.size > 0, rows.end, rows.first), number),
+    )
+
+
+def _merged_items(buffers: Sequence[Buffer], rows: Columns, alignment: int, joined: Sequence[tuple[str, str]]) -> Items:
+    index = {name: number for number, name in enumerate(rows.ids)}
+    for number in rows.special:
+        if buffers[number].alias and buffers[number].alias not in index:
+            raise TableError(f"buffer {buffers[number].id!r} is an alias of unknown buffer {buffers[number].alias!r}")
+    aliased = [(n, index[buffers[n].alias]) for n in rows.special if buffers[n].alias]
+    groups = _groups(len(rows.ids), [*aliased, *((index[a], index[b]) for a, b in joined)])
+    owner = np.empty(len(rows.ids), dtype=np.int64)
+    made, runs = [], []
+    for item, members in enumerate(groups):
+        owner[members] = item
+        size, step, pin = _item(buffers, members, alignment)
+        made.append((members[0], size, step, pin))
+        if size:
+            runs += [(low, high, item) for low, high in _live(buffers, members)]
+    lead, size_, step_, pin_ = np.array(made, dtype=np.int64).reshape(-1, 4).T
+    low_, high_, of = np.array(runs, dtype=np.int64).reshape(-1, 3).T
+    return owner, lead, size_, step_, pin_, (low_, high_, of)
+
+
+def _groups(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Numbers below ``count`` in groups: those of a pair are together."""
+    root = list(range(count))
 
     def find(number: int) -> int:
         while root[number] != number:
@@ -108,14 +159,11 @@ def _alias_groups(buffers: Sequence[Buffer], index: dict[str, int]) -> list[list
             number = root[number]
         return number
 
-    for number, buffer in enumerate(buffers):
-        if buffer.alias:
-            if buffer.alias not in index:
-                raise TableError(f"buffer {buffer.id!r} is an alias of unknown buffer {buffer.alias!r}")
-            a, b = find(number), find(index[buffer.alias])
-            root[max(a, b)] = min(a, b)
+    for one, other in pairs:
+        a, b = find(one), find(other)
+        root[max(a, b)] = min(a, b)
     groups: dict[int, list[int]] = {}
-    for number in range(len(buffers)):
+    for number in range(count):
         groups.setdefault(find(number), []).append(number)
     return list(groups.values())
 
@@ -140,48 +188,105 @@ def _live(buffers: Sequence[Buffer], members: Sequence[int]) -> list[Span]:
     return merged
 
 
-def _item(buffers: Sequence[Buffer], members: Sequence[int], spans: tuple[Span, ...], alignment: int) -> Item:
+def _item(buffers: Sequence[Buffer], members: Sequence[int], alignment: int) -> tuple[int, int, int]:
+    """(size, alignment, pin) of buffers that share a place."""
     pins = {buffers[m].offset for m in members} - {None}
     if len(pins) > 1:
         raise TableError(f"aliases of buffer {buffers[members[0]].id!r} are pinned at different offsets")
-    step = math.lcm(alignment, *(buffers[m].alignment for m in members))
-    if step >= MOST:
-        raise TableError(f"the alignments of buffer {buffers[members[0]].id!r} have no common multiple below 2**60")
-    size = max(buffers[m].size_bytes for m in members)
+    step = common_step(buffers[members[0]].id, (alignment, *(buffers[m].alignment for m in members)))
     pin = pins.pop() if pins else None
     if pin is not None and pin % step:
         raise TableError(f"buffer {buffers[members[0]].id!r} is pinned at {pin}, which is no multiple of {step}")
-    return Item(tuple(members), size, step, spans if size else (), -1 if pin is None else pin)
+    return max(buffers[m].size_bytes for m in members), step, -1 if pin is None else pin
 
 
-def live_sums(task: Problem) -> list[int]:
+def sections_of(first: Ints, end: Ints) -> tuple[Ints, Ints, Ints]:
+    """(steps at which sections begin, and the end; first section, last section of each run)."""
+    if not len(first):
+        return first[:0], first, end
+    least, most = int(first.min()), int(end.max())
+    if most - least > DENSE * len(first):
+        times = np.unique(np.concatenate((first, end)))
+        return times, np.searchsorted(times, first), np.searchsorted(times, end)
+    made = number_sections(first, end, least, most - least) if len(first) > MUCH else None
+    if made is not None:
+        return made
+    seen = np.zeros(most - least + 1, dtype=bool)
+    seen[first - least] = seen[end - least] = True
+    number = np.cumsum(seen, dtype=np.int32) - 1
+    low, high = number[first - least].astype(np.int64), number[end - least].astype(np.int64)
+    return np.flatnonzero(seen) + least, low, high
+
+
+def _apart(separate: Sequence[tuple[str, str]], ids: Sequence[str], owner: Ints) -> tuple[tuple[int, int], ...]:
+    if not separate:
+        return ()
+    index = {name: number for number, name in enumerate(ids)}
+    pairs = set()
+    for one, other in separate:
+        for name in (one, other):
+            if name not in index:
+                raise TableError(f"a separation names unknown buffer {name!r}")
+        a, b = int(owner[index[one]]), int(owner[index[other]])
+        if a == b:
+            raise TableError(f"buffers {one!r} and {other!r} are aliases and cannot be kept apart")
+        pairs.add((min(a, b), max(a, b)))
+    return tuple(sorted(pairs))
+
+
+def live_sums(task: Problem) -> Ints:
     """Bytes alive in each section: the highest is a lower bound of any packing."""
-    change = [0] * (task.sections + 1)
-    for item in task.items:
-        for low, high in item.spans:
-            change[low] += item.size
-            change[high] -= item.size
-    sums, total = [], 0
-    for step in change[:-1]:
-        total += step
-        sums.append(total)
-    return sums
+    change = np.zeros(task.sections + 1, dtype=np.int64)
+    size = np.repeat(task.size, np.diff(task.run_start))
+    np.add.at(change, task.run_low, size)
+    np.subtract.at(change, task.run_high, size)
+    return np.cumsum(change[:-1])
 
 
 def lower_bound(task: Problem) -> int:
     """No packing is lower: the most bytes alive at once, and the highest end of a pinned item."""
-    return max([*live_sums(task), *(item.pin + item.size for item in task.items if item.pin >= 0 and item.size), 0])
+    pinned = task.size[task.pin >= 0] + task.pin[task.pin >= 0]
+    return max(int(live_sums(task).max(initial=0)), int(pinned[pinned > task.pin[task.pin >= 0]].max(initial=0)))
 
 
-def offsets_of(task: Problem, places: Sequence[int]) -> tuple[tuple[str, int], ...]:
+def busiest(task: Problem, sums: Ints) -> Ints:
+    """The most bytes alive at once during the life of each item."""
+    low, high = task.run_low, task.run_high
+    if not len(low):
+        return np.zeros(task.count, dtype=np.int64)
+    levels = [sums]  # levels[k][s]: the most over the 2**k sections from s on
+    while 2 ** len(levels) <= int((high - low).max()):
+        half = 2 ** (len(levels) - 1)
+        levels.append(np.maximum(levels[-1][:-half], levels[-1][half:]))
+    level = np.frexp((high - low).astype(float))[1] - 1
+    most = np.empty(len(low), dtype=np.int64)
+    for k, table in enumerate(levels):
+        at = np.flatnonzero(level == k)
+        most[at] = np.maximum(table[low[at]], table[high[at] - 2**k])
+    found = np.zeros(task.count, dtype=np.int64)
+    np.maximum.at(found, np.repeat(np.arange(task.count), np.diff(task.run_start)), most)
+    return found
+
+
+def offsets_of(task: Problem, places: Sequence[int] | Ints) -> tuple[tuple[str, int], ...]:
     """Offsets by buffer id, in the order given, from one offset per item."""
-    at = [0] * len(task.buffers)
-    for item, place in zip(task.items, places, strict=True):
-        for member in item.members:
-            at[member] = place
-    return tuple((buffer.id, place) for buffer, place in zip(task.buffers, at, strict=True))
+    at = np.asarray(places, dtype=np.int64)[task.owner]
+    collecting = gc.isenabled()
+    gc.disable()  # a million pairs would be looked through again and again
+    try:
+        return tuple(zip(task.ids, at.tolist(), strict=True))
+    finally:
+        if collecting:
+            gc.enable()
 
 
-def height_of(task: Problem, places: Sequence[int]) -> int:
+def height_of(task: Problem, places: Sequence[int] | Ints) -> int:
     """The highest end over all items that ever live."""
-    return max((place + item.size for item, place in zip(task.items, places, strict=True) if item.size), default=0)
+    ends = np.asarray(places, dtype=np.int64) + task.size
+    return int(ends[task.size > 0].max(initial=0))
+
+
+__all__ = [
+    "MOST", "Problem", "Span", "busiest", "check_buffer", "height_of", "live_sums", "lower_bound", "offsets_of",
+    "problem", "sections_of",
+]  # fmt: skip

@@ -7,17 +7,19 @@ is found by asking it.
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from adaflex.solver.pack.ask import Asker, Clock
-from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NONE, Core, library
+from adaflex.solver.pack.columns import Ints
+from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NONE, Core
 from adaflex.solver.pack.greedy import ORDERS, ordered, packing_of, too_much
+from adaflex.solver.pack.library import library
 from adaflex.solver.pack.packing import Packing
-from adaflex.solver.pack.problem import Item, Problem, height_of, lower_bound, offsets_of, problem
+from adaflex.solver.pack.problem import Problem, height_of, lower_bound, offsets_of, problem
 from adaflex.solver.pack.twin import Twin
 from adaflex.solver.table import Buffer
 
@@ -31,7 +33,7 @@ TWIN_MOST = 250  # items above which Python only packs greedily
 class Found:
     """What is known of one part: its best places, and the largest capacity proven too small + 1."""
 
-    places: list[int] | None
+    places: list[int]
     height: int
     bound: int
     methods: list[str] = field(default_factory=list)
@@ -64,21 +66,62 @@ def pack(
         names, reason = too_much(task, capacity)
         seconds = time.perf_counter() - begin
         return Packing("infeasible", (), 0, bound, capacity, names, reason, 0, seconds, "live bytes")
-    found = solve_task(task, capacity, clock, (seed, native, rules))
+    how = (seed, native, rules)
+    found = quick(task, capacity, bound, how) if task.count <= LARGE else None
+    found = found or solve_task(task, capacity, clock, how)
     if found is None:
-        return packing_of(task, None, (bound, capacity), method="pins", seconds=time.perf_counter() - begin)
+        return pins_clash(task, bound, capacity, time.perf_counter() - begin)
     limits = (max(bound, found.bound), capacity)
     made = packing_of(task, found.places, limits, method=found.methods[-1], seconds=0.0, nodes=clock.used)
     if capacity is not None and found.bound > capacity:
-        names, reason = blame(task, capacity, clock, (seed, native, rules))
+        names, reason = blame(task, capacity, clock, how)
         made = replace(made, status="infeasible", offsets=(), blame=names, reason=reason)
     return replace(made, seconds=time.perf_counter() - begin)
 
 
+def pins_clash(task: Problem, bound: int, capacity: int | None, seconds: float) -> Packing:
+    """The answer where two pinned buffers share bytes while both are live."""
+    pair = clash(task)
+    assert pair is not None
+    one, other = (task.name(i) for i in pair)
+    reason = f"buffers {one!r} and {other!r} are pinned so that they share bytes while both are live"
+    return Packing("infeasible", (), 0, bound, capacity, (one, other), reason, 0, seconds, "pins")
+
+
+def quick(task: Problem, capacity: int | None, bound: int, how: tuple[int, bool, int]) -> Found | None:
+    """What one look gives: a sweep over time where there are very many items, the greedy order by size elsewhere."""
+    core = engine(task, how[1])
+    if task.count > LARGE:
+        places = core.sweep()
+        return Found(places, height_of(task, places), bound, ["sweep over time"]) if not clash(task) else None
+    enough = bound if capacity is None else capacity
+    tried = core.greedy(np.lexsort((task.times[task.hull[0]] if len(task.times) else task.size, -task.size)), False)
+    if tried is not None and height_of(task, tried) <= enough:
+        return Found(tried, height_of(task, tried), bound, ["greedy by size"])
+    return None
+
+
+def clash(task: Problem) -> tuple[int, int] | None:
+    """Two pinned items that share bytes and are live together, or are kept apart; None: pins agree."""
+    pinned = np.flatnonzero((task.pin >= 0) & (task.size > 0))
+    pinned = pinned[np.argsort(task.pin[pinned], kind="stable")]
+    apart = set(task.apart)
+    open_: list[int] = []  # pinned items that reach beyond the one looked at
+    for i in pinned.tolist():
+        open_ = [j for j in open_ if task.pin[j] + task.size[j] > task.pin[i]]
+        for j in open_:
+            together = any(a < d and c < b for a, b in task.spans[i] for c, d in task.spans[j])
+            if together or (min(i, j), max(i, j)) in apart:
+                return j, i
+        open_.append(i)
+    return None
+
+
 def solve_task(task: Problem, capacity: int | None, clock: Clock, how: tuple[int, bool, int]) -> Found | None:
     """Solve every time component; parts that cannot matter for the height are only packed below the others."""
-    whole = Found([0] * len(task.items), 0, 0, ["nothing to pack"])
-    assert whole.places is not None
+    if task.count > LARGE:
+        return solve_large(task, capacity, clock, how)
+    whole = Found([0] * task.count, 0, 0, ["nothing to pack"])
     groups = components(task)
     parts = [(part_of(task, members), members) for members in groups]
     parts.sort(key=lambda part: -lower_bound(part[0]))
@@ -87,9 +130,9 @@ def solve_task(task: Problem, capacity: int | None, clock: Clock, how: tuple[int
         share = clock.part(1.0 / (len(parts) - number)) if number + 1 < len(parts) else clock
         found = solve_part(part, enough, capacity is None, share, how)
         clock.used += share.used if share is not clock else 0
-        if found is None or found.places is None:
+        if found is None:
             return None
-        for place, member in zip(found.places, members, strict=True):
+        for place, member in zip(found.places, members.tolist(), strict=True):
             whole.places[member] = place
         whole.height = max(whole.height, found.height)
         whole.bound = max(whole.bound, found.bound)
@@ -99,43 +142,48 @@ def solve_task(task: Problem, capacity: int | None, clock: Clock, how: tuple[int
     return whole
 
 
-def components(task: Problem) -> list[list[int]]:
+def solve_large(task: Problem, capacity: int | None, clock: Clock, how: tuple[int, bool, int]) -> Found | None:
+    """A sweep over time, then greedy orders as long as time lasts."""
+    bound = lower_bound(task)
+    found = quick(task, capacity, bound, how)
+    if found is None or found.height <= (bound if capacity is None else capacity) or clock.over():
+        return found
+    better = greedy_portfolio(task, engine(task, how[1]), bound if capacity is None else capacity, clock, found)
+    return found if better is None else better
+
+
+def components(task: Problem) -> list[Ints]:
     """Items by time component: between two of them no item is live across. One group where pairs are kept apart."""
-    every = list(range(len(task.items)))
-    if task.apart or not every:
-        return [every] if every else []
-    order = sorted(every, key=lambda i: task.items[i].spans[0][0] if task.items[i].spans else -1)
-    groups: list[list[int]] = [[]]
-    end = -1
-    for i in order:
-        spans = task.items[i].spans
-        if spans and spans[0][0] >= end and groups[-1]:
-            groups.append([])
-        groups[-1].append(i)
-        end = max(end, spans[-1][1] if spans else end)
-    return groups
+    every = np.arange(task.count)
+    if task.apart or not task.count:
+        return [every] if task.count else []
+    low, high = task.hull
+    order = np.argsort(low, kind="stable")
+    reach = np.maximum.accumulate(high[order])
+    cuts = np.flatnonzero((low[order][1:] >= reach[:-1]) & (reach[:-1] > 0)) + 1
+    return list(np.split(order, cuts))
 
 
-def part_of(task: Problem, members: Sequence[int]) -> Problem:
+def part_of(task: Problem, members: Ints) -> Problem:
     """The problem of some items, with sections cut down to the maximal ones: those no neighbour's live set contains."""
-    items = [task.items[i] for i in members]
-    starts = sorted({a for item in items for a, _ in item.spans})
-    ends = sorted({b for item in items for _, b in item.spans})
-    merged = sorted([(t, 1) for t in starts] + [(t, 0) for t in ends])
-    tops = [t for (t, kind), (_, after) in itertools.pairwise([*merged, (1 << 62, 0)]) if kind == 1 and after == 0]
-
-    def shrink(item: Item) -> Item:
-        spans = []
-        for a, b in item.spans:
-            low, high = bisect.bisect_left(tops, a), bisect.bisect_left(tops, b)
-            if low < high:
-                spans.append((low, high))
-        return replace(item, spans=tuple(spans))
-
-    index = {i: k for k, i in enumerate(members)}
+    counts = np.diff(task.run_start)[members]
+    start = np.concatenate(([0], np.cumsum(counts)))
+    runs = np.repeat(task.run_start[members] - start[:-1], counts) + np.arange(start[-1])
+    low, high = task.run_low[runs], task.run_high[runs]
+    begins, ends = np.unique(low), np.unique(high)
+    after = np.append(begins[1:], np.iinfo(np.int64).max)
+    tops = begins[ends[np.searchsorted(ends, begins, side="right")] <= after] if len(begins) else begins
+    low, high = np.searchsorted(tops, low), np.searchsorted(tops, high)
+    kept = low < high
+    start = np.concatenate(([0], np.cumsum(np.add.reduceat(np.append(kept, 0), start[:-1]) * (counts > 0))))
+    index = {i: k for k, i in enumerate(members.tolist())} if task.apart else {}
     apart = tuple((index[a], index[b]) for a, b in task.apart if a in index and b in index)
-    times = (*(task.times[t] for t in tops), task.times[-1] if task.times else 0)
-    return Problem(task.buffers, tuple(shrink(item) for item in items), times, apart)
+    times = np.append(task.times[tops], task.times[-1] if len(task.times) else 0)
+    return replace(
+        task, lead=task.lead[members], size=task.size[members], alignment=task.alignment[members],
+        pin=task.pin[members], run_start=start.astype(np.int64), run_low=low[kept], run_high=high[kept], times=times,
+        apart=apart,
+    )  # fmt: skip
 
 
 def engine(task: Problem, native: bool) -> Core | Twin:
@@ -146,7 +194,6 @@ def engine(task: Problem, native: bool) -> Core | Twin:
 
 def push_out(task: Problem, core: Core, found: Found, enough: int, clock: Clock) -> None:
     """Lower a packing of more items than the search can order: aim at a part of what is above the bound each time."""
-    assert found.places is not None
     share = 0.8
     while found.height > max(enough, found.bound) and share < 0.998 and not clock.over():
         goal = max(enough, found.bound + int((found.height - found.bound) * share))
@@ -166,7 +213,7 @@ def solve_part(task: Problem, enough: int, minimise: bool, clock: Clock, how: tu
     """Pack one component to height ``enough``, or as low as it goes where ``minimise``."""
     seed, native, rules = how
     core = engine(task, native)
-    found = greedy_portfolio(task, core, enough, clock.part(0.4) if len(task.items) > MANY else clock)
+    found = greedy_portfolio(task, core, enough, clock.part(0.4) if task.count > MANY else clock)
     if found is None or found.height <= enough:
         return found
     if not searchable(task, core):
@@ -175,7 +222,7 @@ def solve_part(task: Problem, enough: int, minimise: bool, clock: Clock, how: tu
     if step > 1:
         core = engine(rounded, native)
     asker = Asker(rounded, core, plain(rounded), seed, rules)
-    if len(task.items) > MANY and isinstance(core, Core):
+    if task.count > MANY and isinstance(core, Core):
         part = clock.part(0.9)
         push_out(rounded, core, found, enough, part)
         clock.used += part.used
@@ -208,48 +255,35 @@ def question(
 
 def searchable(task: Problem, core: Core | Twin) -> bool:
     """Whether the search can hold the problem: few enough items and overlapping pairs."""
-    if isinstance(core, Twin) and len(task.items) > TWIN_MOST:
+    if isinstance(core, Twin) and task.count > TWIN_MOST:
         return False
-    live = [0] * (task.sections + 1)
-    starts = [0] * (task.sections + 1)
-    for item in task.items:
-        for a, b in item.spans:
-            live[a] += 1
-            live[b] -= 1
-            starts[a] += 1
-    running, pairs = 0, 0
-    for change, new in zip(live, starts, strict=True):
-        running += change
-        pairs += running * new
-    return len(task.items) <= LARGE and pairs <= LARGE_PAIRS
+    starts = np.bincount(task.run_low, minlength=task.sections + 1)
+    live = np.cumsum(starts - np.bincount(task.run_high, minlength=task.sections + 1))
+    return task.count <= LARGE and int((live * starts).sum()) <= LARGE_PAIRS
 
 
 def plain(task: Problem) -> bool:
     """Whether the niche search can take it: every item one run, free, and no alignment beyond the common unit."""
-    if task.apart or len({item.alignment for item in task.items}) > 1:
+    if task.apart or bool(np.any(task.alignment != task.alignment[:1])):
         return False
-    return all(len(item.spans) <= 1 and item.pin < 0 and item.size % item.alignment == 0 for item in task.items)
+    one = np.diff(task.run_start) <= 1
+    return bool(np.all(one & (task.pin < 0) & (task.size % task.alignment == 0)))
 
 
 def round_sizes(task: Problem) -> tuple[Problem, int]:
     """Where all items share one alignment and none is pinned, sizes rounded up to it: offsets then follow."""
-    steps = {item.alignment for item in task.items}
-    if len(steps) != 1 or any(item.pin >= 0 for item in task.items):
+    if bool(np.any(task.alignment != task.alignment[:1]) or np.any(task.pin >= 0)):
         return task, 1
-    step = steps.pop()
-    if step == 1:
-        return task, 1
-    items = tuple(replace(item, size=-(-item.size // step) * step) for item in task.items)
-    return replace(task, items=items), step
+    step = int(task.alignment[0])
+    return (task, 1) if step == 1 else (replace(task, size=-(-task.size // step) * step), step)
 
 
-def greedy_portfolio(task: Problem, core: Core | Twin, enough: int, clock: Clock) -> Found | None:
+def greedy_portfolio(
+    task: Problem, core: Core | Twin, enough: int, clock: Clock, best: Found | None = None
+) -> Found | None:
     """The best of all orders and two fits (for very many items: as many as time allows); None: pins overlap."""
     bound = lower_bound(task)
-    best: Found | None = None
-    names = ["balanced", *ORDERS] if len(task.items) > MANY else [*ORDERS, "balanced"]
-    if len(task.items) > LARGE:
-        names = ["first", "size", "area", *(n for n in names if n not in ("first", "size", "area"))]
+    names = ["balanced", *ORDERS] if task.count > MANY else [*ORDERS, "balanced"]
     for name, order in ordered(task, names):
         for tight in (False, True):
             left = max(0.05, clock.deadline - time.perf_counter()) if best is not None else 1e9
@@ -303,14 +337,14 @@ def blame(task: Problem, capacity: int, clock: Clock, how: tuple[int, bool, int]
     """Buffers that cannot be packed together, none of them superfluous as far as time allowed to try."""
     if lower_bound(task) > capacity:
         return too_much(task, capacity)
-    kept = list(range(len(task.items)))
+    kept = list(range(task.count))
     block = max(1, len(kept) // 2)
     deadline = min(clock.deadline, time.perf_counter() + 5.0)
     while block and time.perf_counter() < deadline:
         at = 0
         while at < len(kept) and time.perf_counter() < deadline:
             trial = kept[:at] + kept[at + block :]
-            part = part_of(task, trial)
+            part = part_of(task, np.array(trial, dtype=np.int64))
             probe = Clock(min(deadline, time.perf_counter() + 0.3), 20_000)
             found = solve_task(part, capacity, probe, how) if trial else None
             if found is not None and found.bound > capacity:
@@ -318,7 +352,7 @@ def blame(task: Problem, capacity: int, clock: Clock, how: tuple[int, bool, int]
             else:
                 at += block
         block //= 2
-    names = tuple(task.buffers[task.items[i].members[0]].id for i in kept)
+    names = tuple(task.name(i) for i in kept)
     return names, f"no placement of these {len(names)} buffers keeps within {capacity} bytes (exhausted)"
 
 

@@ -6,13 +6,18 @@ magnitude; with a node limit it gives the same places.
 
 from __future__ import annotations
 
+import bisect
+import heapq
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
+
+from adaflex.solver.pack.columns import Ints
 from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NICHE, NONE, RULES, common_unit
-from adaflex.solver.pack.greedy import placer
+from adaflex.solver.pack.greedy import lowest_gap, placer
 from adaflex.solver.pack.problem import Problem
 
 
@@ -22,19 +27,46 @@ class Twin:
     def __init__(self, task: Problem) -> None:
         self.task = task
         self.unit = common_unit(task)
-        self.count = len(task.items)
+        self.count = task.count
         self.sections = task.sections
-        self.size = [item.size // self.unit for item in task.items]
-        self.align = [max(1, item.alignment // self.unit) for item in task.items]
-        self.pin = [item.pin // self.unit if item.pin > 0 else item.pin for item in task.items]
-        self.runs = [item.spans for item in task.items]
+        self.size: list[int] = (task.size // self.unit).tolist()
+        self.align: list[int] = [max(1, step // self.unit) for step in task.alignment.tolist()]
+        self.pin: list[int] = [pin // self.unit if pin > 0 else pin for pin in task.pin.tolist()]
+        self.runs = task.spans
         self.hull = [(runs[0][0], runs[-1][1]) if runs else (0, 0) for runs in self.runs]
         self.weight = [1] * task.sections
         self.linked = False
+        self._place: Callable[[Sequence[int], bool], list[int] | None] | None = None
 
-    def greedy(self, order: Sequence[int], tight: bool, seconds: float = 1e9, below: int = 1 << 61) -> list[int] | None:
+    def greedy(
+        self, order: Sequence[int] | Ints, tight: bool, seconds: float = 1e9, below: int = 1 << 61
+    ) -> list[int] | None:
         """Places in bytes, items taken in ``order``; None where pinned items overlap."""
-        return placer(self.task)(order, tight)
+        if self._place is None:
+            self._place = placer(self.task)
+        return self._place(np.asarray(order).tolist(), tight)
+
+    def sweep(self) -> list[int]:
+        """Places in bytes by one sweep over time, as core.py's: each item in the lowest gap when its life begins."""
+        task = self.task
+        places: list[int] = np.maximum(task.pin, 0).tolist()
+        kept = {i for pair in task.apart for i in pair}
+        base = int((task.pin + task.size)[task.pin >= 0].max(initial=0))
+        free = [i for i in range(self.count) if task.pin[i] < 0 and (self.hull[i][0] < self.hull[i][1] or i in kept)]
+        free.sort(key=lambda i: -1 if i in kept else self.hull[i][0])
+        ends: list[tuple[int, int, int]] = []
+        live: list[tuple[int, int]] = []  # (low, high), ascending
+        for i in free:
+            while ends and ends[0][0] <= self.hull[i][0]:
+                _, low, high = heapq.heappop(ends)
+                del live[bisect.bisect_left(live, (low, high))]
+            size = int(task.size[i])
+            at = lowest_gap([(0, base), *live] if base else live, size, int(task.alignment[i]), False)
+            places[i] = at
+            bisect.insort(live, (at, at + size))
+            if i not in kept:
+                heapq.heappush(ends, (self.hull[i][1], at, at + size))
+        return places
 
     def reset(self) -> None:
         """Forget which sections failed before."""
