@@ -32,7 +32,7 @@ ACTIONS = (
     "cooked soup for everybody in the street|collected signatures against the motorway|"
     "learned to bake bread in the holidays|found a wallet full of foreign coins|trained for the marathon in the rain"
 ).split("|")
-QUESTIONS = "who {0}?|tell me about whoever {0}|news: somebody {0}|did anyone hear that someone {0}".split("|")
+QUESTIONS = "what happened with {0} and {1}?|tell me about {0}: {1}|{1}, was that {0}?|news of {0}, {1}".split("|")
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
@@ -43,9 +43,13 @@ def sentences(count: int, seed: int = 0) -> list[str]:
 
 
 def queries(count: int, seed: int = 1) -> list[str]:
-    """``count`` questions about what happens in the sentences."""
+    """``count`` questions that each mean one of the sentences: who it is about, and its last words."""
     rng = random.Random(seed)
-    return [rng.choice(QUESTIONS).format(rng.choice(ACTIONS)) for _ in range(count)]
+    made = []
+    for _ in range(count):
+        subject, action = rng.choice(SUBJECTS), rng.choice(ACTIONS)
+        made.append(rng.choice(QUESTIONS).format(subject, " ".join(action.split()[-4:])))
+    return made
 
 
 def passages(count: int, seed: int = 2) -> list[str]:
@@ -109,7 +113,7 @@ def tokens(tokenizer: Any, texts: list[str], length: int | None = None) -> dict[
     return {"input_ids": made["input_ids"], "attention_mask": made["attention_mask"]}
 
 
-def embed(model: Any, tokenizer: Any, texts: list[str], batch: int = 32, length: int = 32) -> Tensor:
+def embed(model: Any, tokenizer: Any, texts: list[str], batch: int = 100, length: int = 20) -> Tensor:
     """Vectors of all texts, [len(texts), 384]; every batch has the same shape: one graph for a compiled model."""
     made = []
     with torch.no_grad():

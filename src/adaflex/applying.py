@@ -43,7 +43,7 @@ def apply_plan(
     asked = _asked(budget_of(options, table), plan.budget)
     attempt = attempted(setting, table, plan, asked, asked.loss if asked.loss is not None else plan.budget.loss)
     judge(attempt.verdict, options)
-    return planned_of(setting, attempt, uniform_plan(table, plan.budget, None), start)
+    return planned_of(setting, attempt, (uniform_plan(table, plan.budget, None), None), start)
 
 
 def _check_blocks(saved: Saved, path: str, sites: Sites) -> None:

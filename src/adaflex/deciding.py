@@ -53,7 +53,8 @@ class Chosen:
 
     plan: Plan  # its bound is that of the user's own problem
     first: Plan  # the first solve: nothing lowered
-    uniform: Plan  # the best uniform plan; without choices where none is within the budgets
+    uniform: Plan  # the best uniform plan by the table; without choices where none is within the budgets
+    uniform_loss: float | None  # what it measured
     loss: float  # measured on data held out, at reference level
     measured: int  # plans whose loss was measured
 
@@ -71,10 +72,11 @@ def choose(table: CostTable, budget: Budget, solver: Solver, true_loss: TrueLoss
     if most is not None or first.objective == "loss":
         pool += [(plan, true_loss(table, plan)) for plan in solver.diverse(table, budget, first)]
     level = solver.uniform(table, budget)
-    if level.choices:
-        pool.append((level, true_loss(table, level)))
+    level_loss = true_loss(table, level) if level.choices else None
+    if level_loss is not None:
+        pool.append((level, level_loss))
     plan, loss = min(pool, key=lambda entry: _rank(entry[0], entry[1], most, first.objective))
-    return Chosen(with_bound_of(first, plan), first, level, loss, len(pool))
+    return Chosen(with_bound_of(first, plan), first, level, level_loss, loss, len(pool))
 
 
 def _rank(plan: Plan, loss: float, most: float | None, objective: str) -> tuple[bool, float, float]:

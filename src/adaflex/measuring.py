@@ -17,7 +17,7 @@ from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.losses import Judge, Loss
 from adaflex.runtime.execute import Executor
 
-SHORTEST_S = 0.15  # of one burst
+SHORTEST_S = 0.1  # of one burst
 BURSTS = 5
 COLD_CALLS = 5
 

@@ -5,8 +5,6 @@ In: a ``Capture`` with its weights, calibration calls, ``Options``. Out: ``Plann
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from dataclasses import dataclass, replace
 
@@ -19,13 +17,12 @@ from adaflex.errors import BudgetError, TimeLimitError
 from adaflex.machine import cpu, isa, thread_count
 from adaflex.native import cache_folder
 from adaflex.options import Options
-from adaflex.passes.calibration import Batch, Calibration, Samples
+from adaflex.passes.calibration import Batch, Calibration
 from adaflex.passes.capture import Capture, Weights
-from adaflex.passes.decision import Decision
 from adaflex.passes.encoded_cache import EncodedCache
 from adaflex.passes.menu import Machine
-from adaflex.passes.score import Scores, name_of, score
-from adaflex.passes.score_cache import Key, ScoreCache, inputs_digest, key_of
+from adaflex.passes.score import Scores, score
+from adaflex.passes.score_cache import Key, ScoreCache, key_of
 from adaflex.passes.sites import Sites, find_sites, with_widths
 from adaflex.placing import slower
 from adaflex.runtime.execute import Executor
@@ -34,7 +31,8 @@ from adaflex.solver.check import stall_ns
 from adaflex.solver.plan import Plan
 from adaflex.solver.table import Budget, CostTable
 from adaflex.tabling import Model, Progress, kind_of, measured_table, model_of, silent
-from adaflex.verifying import Attempt, Setting, attempted, decision_of, judge
+from adaflex.true_loss import TrueLoss
+from adaflex.verifying import Attempt, Setting, attempted, judge
 
 ROUNDS = 3  # corrections of a promise that did not hold
 SLOWEST = 1e4  # times as slow as measured: no disk that answers is slower
@@ -55,6 +53,7 @@ class Planned:
     executor: Executor
     verdict: Verdict
     uniform: Plan
+    uniform_loss: float | None  # as measured on held-out data; the plan's own totals are the table's
     seconds: float
     machine: Machine
 
@@ -96,7 +95,7 @@ def plan_model(
     table = measured_table(model, sites, scores, here, options, progress)
     left = deadline - time.monotonic() if deadline is not None else SECONDS_TO_SOLVE
     solver = Solver(pins, max(1.0, min(SECONDS_TO_SOLVE, left)))
-    return _decide(setting, table, solver, _TrueLoss(scores, cache, model.data), start)
+    return _decide(setting, table, solver, TrueLoss(scores, cache, model.data, here), start)
 
 
 def here_for(options: Options) -> Machine:
@@ -135,7 +134,7 @@ def budget_of(options: Options, table: CostTable) -> Budget:
     )
 
 
-def _decide(setting: Setting, table: CostTable, solver: Solver, true_loss: _TrueLoss, start: float) -> Planned:
+def _decide(setting: Setting, table: CostTable, solver: Solver, true_loss: TrueLoss, start: float) -> Planned:
     """Choose by measured loss, assemble, measure everything; correct what did not hold, a few times."""
     asked = budget_of(setting.options, table)
     chosen = choose(table, asked, solver, true_loss)
@@ -145,7 +144,7 @@ def _decide(setting: Setting, table: CostTable, solver: Solver, true_loss: _True
         changed = _corrected(asked, attempt)
         if changed is None:
             break
-        true_loss.learn(attempt)
+        true_loss.learn(attempt.table, attempt.plan, attempt.verdict)
         try:
             following = choose(changed, asked, solver, true_loss)
         except (BudgetError, TimeLimitError):  # no plan makes up for it: the verdict says what does not hold
@@ -158,11 +157,14 @@ def _decide(setting: Setting, table: CostTable, solver: Solver, true_loss: _True
         if same:
             break
     judge(attempt.verdict, setting.options)
-    return planned_of(setting, attempt, chosen.uniform, start)
+    return planned_of(setting, attempt, (chosen.uniform, chosen.uniform_loss), start)
 
 
-def planned_of(setting: Setting, attempt: Attempt, uniform: Plan, start: float) -> Planned:
-    """Everything about a plan that was attempted and kept; ``start``: when planning began."""
+def planned_of(setting: Setting, attempt: Attempt, uniform: tuple[Plan, float | None], start: float) -> Planned:
+    """Everything about a plan that was attempted and kept; ``uniform``: the best uniform plan and its measured loss.
+
+    ``start``: when planning began.
+    """
     return Planned(
         setting.model,
         setting.sites,
@@ -172,48 +174,10 @@ def planned_of(setting: Setting, attempt: Attempt, uniform: Plan, start: float) 
         attempt.assembled,
         attempt.executor,
         attempt.verdict,
-        uniform,
+        *uniform,
         time.perf_counter() - start,
         setting.here,
     )
-
-
-class _TrueLoss:
-    """The measured loss of a whole plan: as it was built, else at reference level; each is measured once, and kept."""
-
-    def __init__(self, scores: Scores, cache: ScoreCache | None, data: Samples) -> None:
-        self.scores, self.cache = scores, cache
-        self.held = inputs_digest(data.held or data.fit)
-        self.known: dict[tuple[tuple[str, str], ...], float] = {}
-        self.built: dict[tuple[tuple[str, str], ...], float] = {}
-        self.excess = 1.0  # the most that a built plan lost over the reference
-
-    def __call__(self, table: CostTable, plan: Plan) -> float:
-        return self.built.get(plan.choices) or self.excess * self._reference(table, plan)
-
-    def learn(self, attempt: Attempt) -> None:
-        """Take a built plan's loss as its own; what it lost over the reference is expected of the others too."""
-        (measured,) = (promise.measured for promise in attempt.verdict.promises if promise.name == "loss")
-        reference = self._reference(attempt.table, attempt.plan)
-        if measured and reference:
-            self.built[attempt.plan.choices] = measured
-            self.excess = max(self.excess, measured / reference)
-
-    def _reference(self, table: CostTable, plan: Plan) -> float:
-        if plan.choices not in self.known:
-            self.known[plan.choices] = self._kept(decision_of(table, plan))
-        return self.known[plan.choices]
-
-    def _kept(self, decision: Decision) -> float:
-        stored = [name_of(site, encoding) for site, encoding in sorted(decision.encodings.items())]
-        text = json.dumps([self.held, stored, sorted(decision.skipped)])
-        name = f"plan {hashlib.sha256(text.encode()).hexdigest()[:32]}"
-        found = self.cache.get(name) if self.cache is not None else None
-        if found is None:
-            found = self.scores.plan_loss(decision.encodings, decision.skipped)
-            if self.cache is not None:
-                self.cache.put(name, found)
-        return found
 
 
 def _held(attempt: Attempt, name: str) -> bool:
@@ -234,7 +198,7 @@ def _corrected(asked: Budget, attempt: Attempt) -> CostTable | None:
     """The table that explains what was measured where a promise did not hold; None where all held."""
     by_name = {promise.name: promise for promise in attempt.verdict.promises}
     table, memory, latency = attempt.table, by_name["memory"], by_name["latency"]
-    changed = not by_name["loss"].held  # the loss is no figure of the table: ``_TrueLoss.learn``
+    changed = not by_name["loss"].held  # the loss is no figure of the table: ``TrueLoss.learn``
     if not memory.held and memory.measured is not None and memory.planned is not None:
         excess = max(int(memory.measured - memory.planned), 0)
         cuts = tuple(replace(cut, base_bytes=cut.base_bytes + excess) for cut in table.cuts)

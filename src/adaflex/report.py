@@ -107,9 +107,11 @@ def summary(planned: Planned) -> list[str]:
     )
     if planned.uniform.totals is not None:
         totals = planned.uniform.totals
+        true = planned.uniform_loss
         lines.append(
-            f"best uniform plan within the budgets: {mib(totals.peak_bytes)} MiB, {totals.time_ns[0] / 1e6:.2f} ms, "
+            f"best uniform plan by the table: {mib(totals.peak_bytes)} MiB, {totals.time_ns[0] / 1e6:.2f} ms, "
             f"loss {loss_text(table, totals.loss)}"
+            + ("" if true is None else f", measured {loss_text(table, true)}")
         )
     lines.append(f"planned in {planned.seconds:.1f} s")
     return lines
@@ -168,9 +170,9 @@ def _sources(choice: Choice) -> str:
 
 
 def write_report(planned: Planned, where: bool | str) -> None:
-    """``True``: the text on stderr; a path: the HTML page there."""
+    """``True``: the text on stderr; a path: the HTML page there too."""
+    print(text_report(planned), file=sys.stderr)
     if where is True:
-        print(text_report(planned), file=sys.stderr)
         return
     from adaflex.report_html import page
 
