@@ -104,7 +104,7 @@ class CudaExecutor:
         self._is_cuda = self.device.type == "cuda"
         self._shapes: dict[tuple[int, ...], _Shape] = {}
         self._lock = threading.Lock()
-        self._turns = threading.Semaphore(max_concurrency)
+        self.max_concurrency, self._turns = max_concurrency, threading.Semaphore(max_concurrency)
         self._library: dict[int, LibraryCall] = {
             number: prepare(step) for number, step in enumerate(self.program.steps) if isinstance(step, LibraryStep)
         }
@@ -190,11 +190,11 @@ class CudaExecutor:
         return self.weights[entry.offset : entry.offset + entry.size_bytes].view(memory_dtype(slot.form))
 
     def memory(self, inputs: Sequence[Any]) -> dict[str, int]:
-        """Planned bytes for these sizes: stored weights, arena, values of library steps, their sum."""
-        layout = self._shape(inputs).layout
+        """Planned bytes for these sizes: stored weights, arenas and values of library steps of all calls at once."""
+        layout, calls = self._shape(inputs).layout, self.max_concurrency
         weights = self.weights.numel() + self.kernels.weight_bytes()
-        total = weights + layout.arena_bytes + layout.library_bytes
-        return {"weights": weights, "arena": layout.arena_bytes, "library": layout.library_bytes, "total": total}
+        parts = {"weights": weights, "arena": calls * layout.arena_bytes, "library": calls * layout.library_bytes}
+        return {**parts, "total": sum(parts.values())}
 
     # ---- a call ----
     def _run(self, shape: _Shape, arena: _Arena, inputs: Sequence[Any]) -> list[Tensor]:

@@ -90,7 +90,7 @@ class Executor:
         self.staging = Staging(program, stream) if stream is not None and program.blocks else None
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
         self._lock = threading.Lock()
-        self._turns = threading.Semaphore(max_concurrency)
+        self.max_concurrency, self._turns = max_concurrency, threading.Semaphore(max_concurrency)
         self._arenas: list[Tensor] = []  # that no call uses now; all sizes share them
         self._constants = self._constant_addresses()
         self._library: dict[int, LibraryCall] = {
@@ -252,12 +252,15 @@ class Executor:
         return times
 
     def memory(self, inputs: Sequence[Any]) -> dict[str, int]:
-        """Planned bytes for these sizes: resident weights, arena, ring, temporaries of library steps, their sum."""
-        layout = self.shape(inputs).layout
+        """Planned bytes for these sizes: resident weights, arenas, rings, temporaries of library steps, their sum.
+
+        Weights are shared; of the others each of ``max_concurrency`` calls has its own.
+        """
+        layout, calls = self.shape(inputs).layout, self.max_concurrency
         parts = {
             "weights": self.weights.numel(),
-            "arena": layout.arena_bytes,
-            "ring": ring_bytes(self.program.blocks),
-            "library": layout.library_bytes,
+            "arena": calls * layout.arena_bytes,
+            "ring": calls * ring_bytes(self.program.blocks),
+            "library": calls * layout.library_bytes,
         }
         return {**parts, "total": sum(parts.values())}

@@ -128,10 +128,10 @@ def refuse_early(capture: Capture, data: Samples, sites: Sites, pins: Pins | Non
             "weight; raise bits, or drop pins that ask for more"
         )
     if options.memory is not None:
-        fixed, live = _rest(capture, data, sites, options.threads or 1)
+        fixed, live = _rest(capture, data, sites, options)
         budget = options.memory.resolve(sum(site.original_bytes for site in sites.sites) + live)
         if sites.blocks:
-            fixed, live = _rest(capture, data, sites, options.threads or 1, [block.id for block in sites.blocks])
+            fixed, live = _rest(capture, data, sites, options, [block.id for block in sites.blocks])
         stored = fixed + least
         if stored + live > budget:
             raise BudgetError(
@@ -151,8 +151,11 @@ def _least(table: CostTable, excluded: Collection[str], free: Collection[str]) -
     return sum(size for site, size in sizes.items() if site not in free)
 
 
-def _rest(capture: Capture, data: Samples, sites: Sites, threads: int, skipped: Sequence[str] = ()) -> tuple[int, int]:
-    """Bytes of constants that are no site, and the most live bytes over all sizes, kernels' scratch left out."""
+def _rest(
+    capture: Capture, data: Samples, sites: Sites, options: Options, skipped: Sequence[str] = ()
+) -> tuple[int, int]:
+    """Bytes of constants that are no site, and the most live bytes over all sizes, kernels' scratch left out; of all
+    calls that may run at once."""
     every = {(site, encoding): 0.0 for site, offers in sites.offers.items() for encoding in offers}
     encodings = uniform(sites, ("bf16", "embed16"), every)
     program, total = skeleton(capture, sites, Decision(encodings, tuple(skipped)))
@@ -163,8 +166,9 @@ def _rest(capture: Capture, data: Samples, sites: Sites, threads: int, skipped: 
         if site.id not in gone
     )
     seen = {tuple(sorted(_values(program, inputs).items())) for inputs in (*data.fit, *data.held)}
-    layouts = [plan_layout(program, dict(values), threads, 0) for values in seen]
-    return total - decided, max((each.arena_bytes + each.library_bytes for each in layouts), default=0)
+    layouts = [plan_layout(program, dict(values), options.threads or 1, 0) for values in seen]
+    live = max((each.arena_bytes + each.library_bytes for each in layouts), default=0)
+    return total - decided, live * options.max_concurrency
 
 
 def _values(program: Program, inputs: Inputs) -> Mapping[str, int]:

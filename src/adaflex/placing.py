@@ -37,13 +37,14 @@ class Placement:
 
     blocks: tuple[tuple[str, ...], ...]
     tier: Tier
+    rings: int = 1  # one for each call that runs at the same time
 
 
 def placed(table: CostTable, placement: Placement) -> CostTable:
     """The table with every choice of a streamed site on disk as well: same bytes and loss, none of them resident."""
     sites = {site for block in placement.blocks for site in block}
     more = [
-        _on_disk(choice, placement.tier)
+        _on_disk(choice, placement)
         for choice in table.choices
         if len(choice.sites) == 1 and choice.sites[0] in sites and choice.encoding is not None
     ]
@@ -62,8 +63,8 @@ def _with_copies(link: Link, copies: Collection[str]) -> Link:
     return replace(link, attribute=(*link.attribute, *more))
 
 
-def _on_disk(choice: Choice, tier: Tier) -> Choice:
-    cost = choice.cost
+def _on_disk(choice: Choice, placement: Placement) -> Choice:
+    cost, tier = choice.cost, placement.tier
     busy = stream_ns(tier, cost.size_bytes)
     slower = tuple(each + busy // SLOWDOWN for each in cost.time_ns)
     return replace(
@@ -72,7 +73,12 @@ def _on_disk(choice: Choice, tier: Tier) -> Choice:
         label=choice.label + SUFFIX,
         tier=tier.name,
         axis="placement",
-        cost=replace(cost, time_ns=slower, stage_bytes=padded(cost.size_bytes), stream_ns=(busy,) * len(cost.time_ns)),
+        cost=replace(
+            cost,
+            time_ns=slower,
+            stage_bytes=placement.rings * padded(cost.size_bytes),
+            stream_ns=(busy,) * len(cost.time_ns),
+        ),
     )
 
 

@@ -111,7 +111,9 @@ def measured_table(
     prices = prices_of(set(specs.values()), here, lambda done, total: progress("timing", done, total))
     encodings = uniform(sites, ("bf16", "embed16"), scores.loss)
     level = Decision(encodings)
-    base = executor(assemble(model.capture, model.weights, sites, level, provider_of(scores, level)), here)
+    base = executor(
+        assemble(model.capture, model.weights, sites, level, provider_of(scores, level)), here, options.max_concurrency
+    )
     memory = base.memory(model.timed)
     taken, _ = latency_of(base, model.timed)
     placement = placement_of(model, sites, options)
@@ -140,7 +142,7 @@ def placement_of(model: Model, sites: Sites, options: Options) -> Placement | No
     if "placement" not in options.axes or options.device != "cpu":
         return None
     blocks = blocks_of(model.capture, sites)
-    return Placement(blocks, disk()) if blocks else None
+    return Placement(blocks, disk(), options.max_concurrency) if blocks else None
 
 
 def _skipping(
@@ -177,7 +179,8 @@ def most_live(base: Executor, model: Model) -> int:
 
 
 def _live_of(base: Executor, model: Model, sites: Sites, decision: Decision) -> int:
-    """Most arena and library bytes of another decision, laid out but not built; scratch as the built one needs."""
+    """Most arena and library bytes of another decision, laid out but not built; scratch as the built one needs. Of all
+    calls at once."""
     program, _ = skeleton(model.capture, sites, decision)
     most = 0
     for inputs in (*model.data.fit, *model.data.held):
@@ -185,4 +188,4 @@ def _live_of(base: Executor, model: Model, sites: Sites, decision: Decision) -> 
         scratch = base.kernels.scratch_bytes(tuple(values.get(name, 0) for name in program.symbols))
         layout = plan_layout(program, values, base.threads, scratch, getattr(base.kernels, "whole", False))
         most = max(most, layout.arena_bytes + layout.library_bytes)
-    return most
+    return most * base.max_concurrency

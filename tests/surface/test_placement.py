@@ -163,6 +163,13 @@ def test_calls_at_the_same_time_have_a_ring_each(made: Made) -> None:
             assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
+def test_memory_counts_the_arena_and_the_ring_of_every_call_at_once(made: Made) -> None:
+    tiers = on_disk(made.blocks, 511)
+    one, three = (made.run(tiers, calls=count).memory((calls()[0],)) for count in (1, 3))
+    assert three["weights"] == one["weights"] and all(three[name] == 3 * one[name] for name in ("arena", "ring"))
+    assert three["total"] == sum(value for name, value in three.items() if name != "total") > one["total"]
+
+
 def test_a_call_that_fails_halfway_does_not_spoil_the_next(made: Made) -> None:
     streamed, resident = made.run(on_disk(made.blocks, 511)), made.run({})
     for ids in calls():
@@ -214,19 +221,34 @@ def test_a_budget_that_no_resident_plan_meets_is_met_from_disk(planned: adaflex.
     assert own["total"] <= planned.planned.plan.totals.peak_bytes and own["ring"] > 0
 
 
+def test_a_budget_counts_every_call_at_once(planned: adaflex.api.ModelPlan) -> None:  # type: ignore[name-defined]
+    """Two rings and two arenas do not fit where one of each does; with room for them, what was planned is measured."""
+    one = planned.planned.executor.memory((calls()[0],))
+    with pytest.raises(BudgetError):
+        plan(memory="130KiB", max_concurrency=2)
+    made = plan(memory="225KiB", max_concurrency=2).planned
+    own = made.executor.memory((calls()[0],))
+    (memory,) = (promise for promise in made.verdict.promises if promise.name == "memory")
+    assert own["arena"] > 1.5 * one["arena"]
+    assert own["total"] <= memory.measured <= memory.planned <= 225 * 1024
+    assert made.plan.totals is not None and own["ring"] <= made.plan.totals.ring_bytes
+    assert made.table.cuts[0].base_bytes >= 2 * planned.table.cuts[0].base_bytes - 4096
+
+
 def test_nothing_is_streamed_where_memory_is_no_matter(planned: adaflex.api.ModelPlan) -> None:  # type: ignore[name-defined]
     free = allocate(planned.table, Budget(loss=0.25))
     assert free.choices and not any(name.endswith("@disk") for _, name in free.choices)
     assert stall_ns(planned.table, free.choices) == (0,)
 
 
-@pytest.mark.parametrize("measured", [3_000_000, 80_000_000])
+@pytest.mark.parametrize("beyond", [100_000, 80_000_000])
 def test_a_stall_that_did_not_hold_makes_the_table_s_disk_slower(
     planned: adaflex.api.ModelPlan,  # type: ignore[name-defined]
-    measured: int,
+    beyond: int,
 ) -> None:
     made = planned.planned
     stated = stall_ns(made.table, made.plan.choices)[0]
+    measured = int(stall_promise(stated, 0).asked or 0) + beyond
     others = [promise for promise in made.verdict.promises if promise.name != "stall"]
     broken = Verdict((*others, stall_promise(stated, measured)))
     assert not broken.held
