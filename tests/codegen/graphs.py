@@ -413,7 +413,12 @@ def copy(m: Maker) -> None:
 def embedding(m: Maker) -> None:
     index = m.pick(lambda v: v.fake.dtype == torch.int64)
     if index is not None:
-        m.call(aten.embedding.default, m.constant(m.noise(10, m.rng.choice(m.widths))), index.node, exact=True)
+        width = m.rng.choice(m.widths)
+        table = m.constant(m.noise(10, width) / (width**0.5 if m.rng.random() < 0.5 else 1))
+        m.call(aten.embedding.default, table, index.node, exact=True)
+        x = m.pick(lambda v: is_f32(v) and fixed(v) and v.fake.dim() >= 2 and int(v.fake.shape[-1]) == width)
+        if x is not None and m.rng.random() < 0.5:  # the table as a head's weight
+            m.call(aten.linear.default, x.node, table)
 
 
 def attention(m: Maker) -> None:
@@ -445,13 +450,17 @@ def attention(m: Maker) -> None:
 
 
 def residual(m: Maker) -> None:
-    """A branch of two linears that joins what goes around it: something a plan may skip."""
+    """A branch of two or three linears that joins what goes around it: something a plan may skip, or make narrower."""
     x = m.pick(lambda v: is_f32(v) and fixed(v) and v.fake.dim() >= 2)
     if x is None:
         return
     k, n = int(x.fake.shape[-1]), m.rng.choice(m.widths)
-    up = m.call(aten.linear.default, x.node, m.constant(m.noise(n, k) / k**0.5), keep=False)
+    bias = m.constant(m.noise(n)) if m.rng.random() < 0.5 else None
+    up = m.call(aten.linear.default, x.node, m.constant(m.noise(n, k) / k**0.5), bias, keep=False)
     bent = m.call(aten.silu.default, up.node, keep=False)
+    if m.rng.random() < 0.4:
+        gate = m.call(aten.linear.default, x.node, m.constant(m.noise(n, k) / k**0.5), keep=False)
+        bent = m.call(aten.mul.Tensor, bent.node, gate.node, keep=False)
     down = m.call(aten.linear.default, bent.node, m.constant(m.noise(k, n) / n**0.5), keep=False)
     m.call(aten.add.Tensor, x.node, down.node)
 

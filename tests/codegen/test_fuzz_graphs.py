@@ -15,7 +15,10 @@ from torch import Tensor
 
 from adaflex.codegen.cpp import ISA_FLAGS, include_folder, render
 from adaflex.codegen.evaluate import Evaluator
+from adaflex.codegen.kernels.menu import MENU
 from adaflex.native import build, compiler
+from adaflex.passes.menu import TIED
+from adaflex.passes.sites import find_sites
 from adaflex.runtime import layout as layouts
 from adaflex.runtime.arena import Packing, Piece, overlaps
 from adaflex.runtime.execute import Executor
@@ -23,7 +26,7 @@ from adaflex.runtime.program import Program
 from tests.codegen import graphs
 from tests.codegen.batched import BatchedKernels, join, supported
 from tests.codegen.lowered import program_of
-from tests.codegen.plans import Planned, planned
+from tests.codegen.plans import MACHINE, Planned, planned
 
 GRAPHS = int(os.environ.get("FUZZ", "2000"))
 CHUNK = 50
@@ -220,3 +223,17 @@ def compiled(
                 found.append(f"seed {case.seed}, batch {batch}: other bits when nothing shares memory")
             found += red_zones(loose, case, batch)
     return found
+
+
+def test_plans_are_drawn_on_every_axis() -> None:
+    """Of 200 graphs some have blocks left out, some fewer neurons, some a table that is a head's weight."""
+    skips, widths, tied = 0, 0, 0
+    for seed in range(200):
+        case = graph_of(seed)
+        plan = planned(case, seed)
+        if plan is not None:
+            skips += bool(plan.decision.skipped)
+            widths += any(encoding.sparsity for encoding in plan.decision.encodings.values())
+            sites = find_sites(case.capture, case.weights, MENU, MACHINE).sites
+            tied += any(site.op == TIED and site.id in plan.decision.encodings for site in sites)
+    assert min(skips, widths) >= 4 and tied >= 1, (skips, widths, tied)
