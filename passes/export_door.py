@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
@@ -86,19 +85,14 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], sha
         with torch.no_grad(), warnings.catch_warnings(), written_out():
             warnings.simplefilter("ignore")  # torch's own deprecations, not the user's
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-            return program if _functional(program) else program.run_decompositions({})
+            decomposed: ExportedProgram = program.run_decompositions({})
+            return decomposed
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CaptureError(
             f"torch.export could not capture {type(model).__name__} ({type(error).__name__}: {first}); "
             "run torch.export.export on it to see the place, or compile a submodule"
         ) from error
-
-
-def _functional(program: ExportedProgram) -> bool:
-    """Whether nothing writes in place; then the second trace, as long as the first, would change nothing."""
-    targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
-    return not any(isinstance(each, OpOverload) and each._schema.is_mutable for each in targets)
 
 
 @contextmanager

@@ -110,8 +110,7 @@ def summary(planned: Planned) -> list[str]:
         true = planned.uniform_loss
         lines.append(
             f"best uniform plan by the table: {mib(totals.peak_bytes)} MiB, {totals.time_ns[0] / 1e6:.2f} ms, "
-            f"loss {loss_text(table, totals.loss)}"
-            + ("" if true is None else f", measured {loss_text(table, true)}")
+            f"loss {loss_text(table, totals.loss)}" + ("" if true is None else f", measured {loss_text(table, true)}")
         )
     lines.append(f"planned in {planned.seconds:.1f} s")
     return lines
