@@ -1,6 +1,7 @@
 """``adaflex allocate``: decide a cost table under budgets, without torch and without the model.
 
-In: a table as JSON. Out: a plan for people or as JSON; exit code 0 answered, 3 proven impossible, 5 no answer in time.
+In: a table as JSON, or a problem of pairs as in the ASPLOS 2025 contest. Out: a plan for people or as JSON; exit code
+0 answered, 3 proven impossible, 5 no answer in time.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from adaflex.commands import pairs
 from adaflex.errors import OptionError
 from adaflex.solver.allocate import allocate
 from adaflex.solver.explain import columns_for
 from adaflex.solver.objective import OBJECTIVES
+from adaflex.solver.pairwise.problem import is_pair_problem
 from adaflex.solver.pins import Pins
 from adaflex.solver.plan import Plan
 from adaflex.solver.table import CostTable
-from adaflex.solver.table_json import encode, from_json, read_bytes, to_json
+from adaflex.solver.table_json import encode, from_json, parse, read_bytes, to_json
 from adaflex.solver.uniform import kind_of
 from adaflex.solver.units import show_bytes, show_time
 from adaflex.solver.wishes import budget_of, shown_loss
@@ -30,7 +33,9 @@ EXIT = {"optimal": 0, "feasible": 0, "infeasible": 3, "unknown": 5}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
-    parser.add_argument("table", type=Path, metavar="TABLE", help="cost table as JSON (also .gz)")
+    parser.add_argument(
+        "table", type=Path, metavar="TABLE", help="cost table, or contest problem of pairs, as JSON (also .gz)"
+    )
     budget_arguments(parser)
     parser.add_argument("--gap", type=float, help="stop at this relative gap (default 0, for large tables 0.0001)")
     parser.add_argument(
@@ -59,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
     """Read, decide, print."""
     if not args.time_limit > 0:
         raise OptionError(f"--time-limit is {args.time_limit}; it must be above 0")
-    table = from_json(CostTable, read_bytes(args.table), str(args.table))
+    values = parse(read_bytes(args.table), str(args.table))
+    if is_pair_problem(values):
+        return pairs.run(args, values)
+    table = from_json(CostTable, values, str(args.table))
     budget = budget_of(
         table,
         memory=args.memory,
