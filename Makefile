@@ -6,7 +6,7 @@ BASE   := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check fuzz test-zoo test-pulp4 clean
+.PHONY: demo test check fuzz test-more test-zoo test-pulp4 clean
 demo: $(BASE)
 	$(PY) examples/01_hello.py
 
@@ -22,6 +22,10 @@ check: $(DEV)
 
 fuzz: $(DEV)
 	FUZZ=$${FUZZ:-50000} $(PY) -m pytest -n 2 --timeout 0 tests/codegen/test_fuzz_graphs.py tests/codegen/test_evaluate_cpp.py
+
+# Random problems against brute force, ten times as many as in make test.
+test-more: $(DEV)
+	MORE=$${MORE:-10} OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --timeout 0 tests/solver
 
 test-zoo: $(DEV)
 	ZOO=full OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -q --timeout 0 tests/surface/test_zoo.py

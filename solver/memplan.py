@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from adaflex.errors import TableError
 from adaflex.solver.pack.files import MemoryProblem, Operator, Space, Store, buffers_from_csv, read_problem
+from adaflex.solver.pack.inplace import pack_in_place
 from adaflex.solver.pack.order import buffers_in_order, lowest_order
 from adaflex.solver.pack.packing import Packing
 from adaflex.solver.pack.search import pack
@@ -27,6 +28,7 @@ __all__ = [
     "Store",
     "buffers_from_csv",
     "pack",
+    "pack_in_place",
     "pack_problem",
     "pack_spaces",
     "read_problem",
@@ -48,11 +50,21 @@ def pack_problem(
         found = lowest_order(problem.operators, {b.id: b.size_bytes for b in buffers})
         order = found.operators
         buffers = tuple(buffers_in_order(problem.operators, order, buffers))
+    if problem.spaces and problem.in_place:
+        raise TableError("in_place pairs are for one address space; leave out 'spaces' or 'in_place'")
     if problem.spaces:
         made = pack_spaces(buffers, problem.spaces, alignment=alignment, time_limit_s=time_limit_s)
     else:
         most = capacity if capacity is not None else problem.capacity_bytes
-        made = pack(buffers, capacity=most, alignment=alignment, separate=problem.separate, time_limit_s=time_limit_s)
+        if problem.in_place:
+            made = pack_in_place(
+                buffers, problem.in_place, capacity=most, alignment=alignment, separate=problem.separate,
+                time_limit_s=time_limit_s,
+            )  # fmt: skip
+        else:
+            made = pack(
+                buffers, capacity=most, alignment=alignment, separate=problem.separate, time_limit_s=time_limit_s
+            )
     return replace(made, order=order)
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adaflex.solver.pack.core import LIMIT, NICHE, Core
-from adaflex.solver.pack.problem import Problem, busiest, live_sums
+from adaflex.solver.pack.core import LIMIT, NICHE, RULES, Core
+from adaflex.solver.pack.problem import Problem, backwards, busiest, live_sums
 from adaflex.solver.pack.twin import Twin
 
+REVERSAL = RULES["reversal"]
 FIRST_NODES = 2000  # of the shortest restart
 FORGET = 31  # restarts after which the weights of failed sections start anew
 SPREADS = (0.0, 0.3, 1.0)  # of the random factors on an order's keys
@@ -58,6 +59,14 @@ class Asker:
         rows = (length, length * task.size.astype(float), task.size, most * length.astype(float))
         self.features = list(zip(*(row.tolist() for row in rows), strict=True))
         self.asked = 0
+        self.mirror: Core | Twin | None = None
+
+    def reversed(self) -> Core | Twin:
+        """A core that holds the problem with time running backwards: other choices come first."""
+        if self.mirror is None:
+            task = backwards(self.task)
+            self.mirror = Core(task, self.core.lib) if isinstance(self.core, Core) else Twin(task)
+        return self.mirror
 
     def rank(self) -> list[int]:
         """The next order: one of four keys, its values shaken by random factors."""
@@ -78,11 +87,15 @@ class Asker:
             if clock.nodes_left is not None:
                 nodes = min(nodes, clock.nodes_left - clock.used)
             niche = NICHE if self.plain and self.asked % 8 != 7 else 0
+            core = self.reversed() if self.rules & REVERSAL and self.asked % 8 > 3 else self.core
             left = max(0.01, clock.deadline - time.perf_counter()) if clock.nodes_left is None else 1e9
-            result, places, used = self.core.search(self.rank(), capacity, nodes, left, self.rules | niche)
+            rules = self.rules & ~NICHE | self.rules & niche
+            result, places, used = core.search(self.rank(), capacity, nodes, left, rules)
             self.asked += 1
             if self.asked % FORGET == 0:
                 self.core.reset()
+                if self.mirror is not None:
+                    self.mirror.reset()
             clock.used += used
             if result != LIMIT:
                 return result, places

@@ -15,10 +15,21 @@ namespace {
 
 using Value = int64_t;
 enum Result { kFail = 0, kFound = 1, kLimit = 2 };
-enum Rule { kSections = 1, kMonotone = 2, kUnplacedFloor = 4, kDominance = 8, kSplit = 16, kHatless = 32, kTwins = 64, kNiche = 128 };
+enum Rule {
+  kSections = 1, kMonotone = 2, kUnplacedFloor = 4, kDominance = 8, kSplit = 16, kHatless = 32, kTwins = 64, kNiche = 128,
+  kWeights = 256, kNogoods = 512, kSums = 1024
+};
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Scatters a number over 64 bits (the last step of splitmix64).
+uint64_t mix(uint64_t x) {
+  x += 0x9E3779B97F4A7C15u;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
 }
 
 struct Pinned {
@@ -79,6 +90,8 @@ struct Handle {
   std::vector<std::pair<int, int>> apart;
   bool linked = false;
   std::vector<int64_t> weight;                         // failures of each section so far: looked at first
+  std::vector<uint64_t> nogoods;                       // keys of parts known to have no packing, by their low bits
+  std::vector<uint64_t> item_key, section_key;
   bool pins = false, one_run = true;                   // some item is pinned; none lives in several runs
   double near = 0;                                     // items that overlap an item, on average
 
@@ -107,6 +120,9 @@ struct Handle {
     if (linked) return;
     linked = true;
     weight.assign(p.sections, 1);
+    for (int s = 0; s < p.sections; ++s) section_key.push_back(mix(s) | 1);
+    for (int i = 0; i < p.n; ++i)
+      item_key.push_back(mix(mix(mix(p.size[i]) ^ static_cast<uint64_t>(p.hull_low[i])) ^ static_cast<uint64_t>(p.hull_high[i])));
     p.neighbours.resize(p.n);
     p.members.resize(p.sections);
     p.obstacles.resize(p.n);

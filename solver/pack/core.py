@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from adaflex.solver.pack.library import pointer
 from adaflex.solver.pack.problem import Problem
 
-RULES = {"sections": 1, "monotone": 2, "unplaced_floor": 4, "dominance": 8, "split": 16, "hatless": 32, "twins": 64}
+RULES = {
+    "sections": 1, "monotone": 2, "unplaced_floor": 4, "dominance": 8, "split": 16, "hatless": 32, "twins": 64,
+    "niche": 128, "weights": 256, "nogoods": 512, "reversal": 2048,
+}  # fmt: skip
 ALL_RULES = sum(RULES.values())
-NICHE = 128  # the niche search instead of the canonical one: plain items only
+NICHE = RULES["niche"]  # instead of the canonical search: plain items only
 FOUND, NONE, LIMIT = 1, 0, 2
 
 

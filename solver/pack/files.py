@@ -68,6 +68,7 @@ class MemoryProblem:
     separate: tuple[tuple[str, str], ...] = ()
     operators: tuple[Operator, ...] = ()
     stores: tuple[Store, ...] = ()
+    in_place: tuple[tuple[str, str], ...] = ()  # (input, output) that may share a place
 
 
 def read_problem(path: Path) -> MemoryProblem:

@@ -73,16 +73,17 @@ def packing_of(
 def too_much(task: Problem, capacity: int) -> tuple[tuple[str, ...], str]:
     """The buffers live at the worst step, largest first, and a sentence with the bytes missing."""
     sums = live_sums(task)
-    ends = np.where((task.pin >= 0) & (task.size > 0), task.pin + task.size, 0)
+    ends = np.where(task.size > 0, np.maximum(task.pin, 0) + task.size, 0)
     if sums.max(initial=0) <= capacity < ends.max(initial=0):
         item = int(np.argmax(ends > capacity))
-        return (task.name(item),), f"buffer {task.name(item)!r} is pinned to end at {ends[item]}, beyond {capacity}"
+        kind = "is pinned to end at" if task.pin[item] >= 0 else "needs"
+        return task.names([item]), f"buffer {task.name(item)!r} {kind} {ends[item]} bytes, more than {capacity}"
     worst = int(np.argmax(sums))
     runs = np.flatnonzero((task.run_low <= worst) & (worst < task.run_high))
     live = np.repeat(np.arange(task.count), np.diff(task.run_start))[runs]
     live = live[np.argsort(-task.size[live], kind="stable")]
     text = f"at step {task.times[worst]} {len(live)} buffers live hold {sums[worst]} bytes"
-    return tuple(task.name(i) for i in live), f"{text}, {int(sums[worst]) - capacity} more than {capacity}"
+    return task.names(live), f"{text}, {int(sums[worst]) - capacity} more than {capacity}"
 
 
 def ordered(task: Problem, names: Sequence[str] = ORDERS) -> Iterator[tuple[str, Ints]]:

@@ -31,6 +31,7 @@ class Packing:
     seconds: float = 0.0
     method: str = ""
     spaces: tuple[tuple[str, str], ...] = ()  # (buffer id, address space) where there are several
+    in_place: tuple[tuple[str, str], ...] = ()  # pairs (input, output) that share a place, where there was a choice
     order: tuple[str, ...] = ()  # operators in the order the offsets are for, where an order was chosen
 
     def offset_of(self, buffer: str) -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adaflex.errors import TableError
 from adaflex.solver.pack.columns import MOST, Columns, Ints, check_buffer, columns, common_step
@@ -51,6 +52,14 @@ class Problem:
         return max(0, len(self.times) - 1)
 
     @cached_property
+    def idle(self) -> NDArray[np.bool_]:
+        """Items that hold nothing at any step and are kept apart from nothing: they may lie anywhere."""
+        found: NDArray[np.bool_] = self.run_start[1:] == self.run_start[:-1]
+        for a, b in self.apart:
+            found[[a, b]] &= self.size[[a, b]] == 0
+        return found
+
+    @cached_property
     def spans(self) -> list[tuple[Span, ...]]:
         """Runs of each item."""
         runs = list(zip(self.run_low.tolist(), self.run_high.tolist(), strict=True))
@@ -73,6 +82,14 @@ class Problem:
     def name(self, item: int) -> str:
         """The id of an item's first buffer."""
         return self.ids[int(self.lead[item])]
+
+    def names(self, items: Sequence[int] | Ints) -> tuple[str, ...]:
+        """The ids of all buffers of some items (of a whole problem, not of a part)."""
+        place = np.full(self.count, -1, dtype=np.int64)
+        place[items] = np.arange(len(items))
+        at = place[self.owner]
+        buffers = np.flatnonzero(at >= 0)
+        return tuple(self.ids[k] for k in buffers[np.argsort(at[buffers], kind="stable")].tolist())
 
 
 def problem(
@@ -142,8 +159,8 @@ def _merged_items(buffers: Sequence[Buffer], rows: Columns, alignment: int, join
         owner[members] = item
         size, step, pin = _item(buffers, members, alignment)
         made.append((members[0], size, step, pin))
-        if size:
-            runs += [(low, high, item) for low, high in _live(buffers, members)]
+        holding = [m for m in members if buffers[m].size_bytes]
+        runs += [(low, high, item) for low, high in _live(buffers, holding)]
     lead, size_, step_, pin_ = np.array(made, dtype=np.int64).reshape(-1, 4).T
     low_, high_, of = np.array(runs, dtype=np.int64).reshape(-1, 3).T
     return owner, lead, size_, step_, pin_, (low_, high_, of)
@@ -244,9 +261,9 @@ def live_sums(task: Problem) -> Ints:
 
 
 def lower_bound(task: Problem) -> int:
-    """No packing is lower: the most bytes alive at once, and the highest end of a pinned item."""
-    pinned = task.size[task.pin >= 0] + task.pin[task.pin >= 0]
-    return max(int(live_sums(task).max(initial=0)), int(pinned[pinned > task.pin[task.pin >= 0]].max(initial=0)))
+    """No packing is lower: the most bytes alive at once, the largest size, and the highest end of a pinned item."""
+    ends = np.where(task.size > 0, np.maximum(task.pin, 0) + task.size, 0)
+    return max(int(live_sums(task).max(initial=0)), int(ends.max(initial=0)))
 
 
 def busiest(task: Problem, sums: Ints) -> Ints:
@@ -268,6 +285,14 @@ def busiest(task: Problem, sums: Ints) -> Ints:
     return found
 
 
+def backwards(task: Problem) -> Problem:
+    """The same problem with time running backwards: its packings are the same."""
+    owner = np.repeat(np.arange(task.count), np.diff(task.run_start))
+    low, high = task.sections - task.run_high, task.sections - task.run_low
+    order = np.lexsort((low, owner))
+    return replace(task, run_low=low[order], run_high=high[order], times=-task.times[::-1])
+
+
 def offsets_of(task: Problem, places: Sequence[int] | Ints) -> tuple[tuple[str, int], ...]:
     """Offsets by buffer id, in the order given, from one offset per item."""
     at = np.asarray(places, dtype=np.int64)[task.owner]
@@ -287,6 +312,6 @@ def height_of(task: Problem, places: Sequence[int] | Ints) -> int:
 
 
 __all__ = [
-    "MOST", "Problem", "Span", "busiest", "check_buffer", "height_of", "live_sums", "lower_bound", "offsets_of",
-    "problem", "sections_of",
+    "MOST", "Problem", "Span", "backwards", "busiest", "check_buffer", "height_of", "live_sums", "lower_bound",
+    "offsets_of", "problem", "sections_of",
 ]  # fmt: skip

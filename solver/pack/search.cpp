@@ -16,10 +16,14 @@ struct Change {
 
 class Search {
  public:
-  Search(const Problem& p, const int* rank, Value capacity, int64_t nodes, double deadline, int rules, std::vector<int64_t>& weight)
-      : p_(p), rank_(rank), capacity_(capacity), limit_(nodes), deadline_(deadline), rules_(rules),
-        low_(p.n), at_(p.n, -1), floor_(p.sections, 0), total_(p.sections, 0), cross_(p.sections + 1, 0),
-        witness_(p.sections, -1), twin_(p.n, -1), weight_(weight) {
+  Search(Handle& h, const int* rank, Value capacity, int64_t nodes, double deadline, int rules)
+      : h_(h), p_(h.p), rank_(rank), capacity_(capacity), limit_(nodes), deadline_(deadline), rules_(rules),
+        low_(p_.n), at_(p_.n, -1), floor_(p_.sections, 0), total_(p_.sections, 0), cross_(p_.sections + 1, 0),
+        witness_(p_.sections, -1), twin_(p_.n, -1), weight_(h.weight) {
+    const Problem& p = p_;
+    has_pins_ = h.pins;
+    step_ = rules & kWeights ? 1 : 0;
+    if (rules & kNogoods && rules & kNiche && h.nogoods.empty()) h.nogoods.assign(kSlots, 0);
     if (p.apart) rules_ &= ~kSplit;
     for (int i = 0; i < p.n; ++i) {
       if (p.pin[i] >= 0) { at_[i] = p.pin[i]; continue; }
@@ -98,7 +102,7 @@ class Search {
     for (int s = low; s < high; ++s) worst = std::max(worst, std::max(floor[s], monotone) + total[s]);
     if (worst > capacity_) {
       for (int s = low; s < high; ++s)
-        if (std::max(floor[s], monotone) + total[s] > capacity_) { ++weight_[s]; break; }
+        if (std::max(floor[s], monotone) + total[s] > capacity_) { weight_[s] += step_; break; }
       return false;
     }
     if (!has_pins_) return true;
@@ -119,7 +123,7 @@ class Search {
       w = -1;
       for (int m : p_.members[s])
         if (at_[m] < 0 && low_[m] <= most) { w = m; break; }
-      if (w < 0) { ++weight_[s]; return false; }
+      if (w < 0) { weight_[s] += step_; return false; }
       witness_[s] = w;
     }
     return true;
@@ -142,7 +146,7 @@ class Search {
       *raised = true;
       set(low_[j], lift(p_, j, top));
       if (low_[j] + p_.size[j] > capacity_) {
-        if (fits) ++weight_[p_.hull_low[j]];
+        if (fits) weight_[p_.hull_low[j]] += step_;
         fits = false;
       }
       first = std::min(first, p_.hull_low[j]);
@@ -246,7 +250,26 @@ class Search {
     return best;
   }
 
+  // Stands for a part as it is: what is not placed yet, and how high the floor is where something is missing.
+  uint64_t key(const std::vector<int>& items, int low, int high) const {
+    uint64_t sum = mix(static_cast<uint64_t>(capacity_));
+    for (int i : items) sum += h_.item_key[i];
+    for (int s = low; s < high; ++s)
+      if (total_[s]) sum += static_cast<uint64_t>(floor_[s] + 1) * h_.section_key[s];
+    return mix(sum);
+  }
+
   Result solve_niche(const std::vector<int>& items, int low, int high) {
+    if (!(rules_ & kNogoods)) return fill_niches(items, low, high);
+    uint64_t part = key(items, low, high);
+    uint64_t& slot = h_.nogoods[part & (kSlots - 1)];
+    if (slot == part) return kFail;
+    Result result = fill_niches(items, low, high);
+    if (result == kFail) slot = part;
+    return result;
+  }
+
+  Result fill_niches(const std::vector<int>& items, int low, int high) {
     size_t begin = trail_.size();
     std::vector<std::pair<int, int>> candidates;
     std::vector<int> rest;
@@ -308,7 +331,9 @@ class Search {
     return witnessed(first, last);
   }
 
+  static constexpr uint64_t kSlots = 1 << 16;
   std::vector<int> count_;
+  Handle& h_;
   const Problem& p_;
   const int* rank_;
   Value capacity_;
@@ -319,8 +344,7 @@ class Search {
   std::vector<int> witness_, twin_;
   std::vector<int64_t>& weight_;
   std::vector<Change> trail_;
-
- public:
+  int64_t step_ = 1;
   bool has_pins_ = false;
 };
 
@@ -353,8 +377,7 @@ int adaflex_pack_search(void* handle, const int32_t* rank, int64_t capacity, int
                         int64_t* places, int64_t* used) {
   Handle* h = static_cast<Handle*>(handle);
   h->link();
-  Search search(h->p, rank, capacity, nodes, now() + seconds, rules, h->weight);
-  search.has_pins_ = h->pins;
+  Search search(*h, rank, capacity, nodes, now() + seconds, rules);
   Result result = run_deep(search, h->p.n);
   *used = search.nodes();
   if (result == kFound) std::copy(search.places().begin(), search.places().end(), places);

@@ -50,16 +50,18 @@ def pack(
     seed: int = 0,
     native: bool = True,
     rules: int = ALL_RULES,
+    joined: Sequence[tuple[str, str]] = (),
 ) -> Packing:
     """Pack ``buffers`` within ``capacity`` bytes, or as low as possible where it is None.
 
     With a capacity: ``fits`` (with offsets), ``infeasible`` (proven; ``blame`` names buffers that cannot be
     together) or ``unknown`` (valid offsets above the capacity, and the bound). Without: ``optimal`` or ``packed``.
-    With ``node_limit`` the answer does not depend on the machine's speed. Steps are half open, offsets in bytes.
+    Pairs ``joined`` share a place as aliases do. With ``node_limit`` the answer does not depend on the machine's
+    speed. Steps are half open, offsets in bytes.
     Raises ``TableError`` for buffers that make no sense.
     """
     begin = time.perf_counter()
-    task = problem(buffers, alignment=alignment, separate=separate)
+    task = problem(buffers, alignment=alignment, separate=separate, joined=joined)
     clock = Clock(begin + time_limit_s, node_limit)
     bound = lower_bound(task)
     if capacity is not None and bound > capacity:
@@ -121,7 +123,13 @@ def solve_task(task: Problem, capacity: int | None, clock: Clock, how: tuple[int
     """Solve every time component; parts that cannot matter for the height are only packed below the others."""
     if task.count > LARGE:
         return solve_large(task, capacity, clock, how)
-    whole = Found([0] * task.count, 0, 0, ["nothing to pack"])
+    idle = np.where(task.idle, task.size, 0)
+    whole = Found(
+        np.maximum(task.pin, 0).tolist(),
+        int((idle + np.maximum(task.pin, 0))[idle > 0].max(initial=0)),
+        0,
+        ["nothing to pack"],
+    )
     groups = components(task)
     parts = [(part_of(task, members), members) for members in groups]
     parts.sort(key=lambda part: -lower_bound(part[0]))
@@ -154,14 +162,14 @@ def solve_large(task: Problem, capacity: int | None, clock: Clock, how: tuple[in
 
 def components(task: Problem) -> list[Ints]:
     """Items by time component: between two of them no item is live across. One group where pairs are kept apart."""
-    every = np.arange(task.count)
-    if task.apart or not task.count:
-        return [every] if task.count else []
-    low, high = task.hull
+    every = np.flatnonzero(~task.idle)
+    if task.apart or not len(every):
+        return [every] if len(every) else []
+    low, high = (side[every] for side in task.hull)
     order = np.argsort(low, kind="stable")
     reach = np.maximum.accumulate(high[order])
-    cuts = np.flatnonzero((low[order][1:] >= reach[:-1]) & (reach[:-1] > 0)) + 1
-    return list(np.split(order, cuts))
+    cuts = np.flatnonzero(low[order][1:] >= reach[:-1]) + 1
+    return list(np.split(every[order], cuts))
 
 
 def part_of(task: Problem, members: Ints) -> Problem:
@@ -352,7 +360,7 @@ def blame(task: Problem, capacity: int, clock: Clock, how: tuple[int, bool, int]
             else:
                 at += block
         block //= 2
-    names = tuple(task.name(i) for i in kept)
+    names = task.names(kept)
     return names, f"no placement of these {len(names)} buffers keeps within {capacity} bytes (exhausted)"
 
 

@@ -20,6 +20,17 @@ from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NICHE, NONE, RULES
 from adaflex.solver.pack.greedy import lowest_gap, placer
 from adaflex.solver.pack.problem import Problem
 
+MASK = (1 << 64) - 1
+SLOTS = 1 << 16
+
+
+def mix(x: int) -> int:
+    """Scatters a number over 64 bits (the last step of splitmix64)."""
+    x = (x + 0x9E3779B97F4A7C15) & MASK
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & MASK
+    return x ^ (x >> 31)
+
 
 class Twin:
     """A problem held for searching; sizes, alignments and pins are divided by their common unit."""
@@ -77,6 +88,11 @@ class Twin:
         if self.linked:
             return
         self.linked = True
+        self.nogoods: dict[int, int] = {}  # keys of parts known to have no packing, by their low bits
+        self.section_key = [mix(s) | 1 for s in range(self.sections)]
+        self.item_key = [
+            mix(mix(mix(size) ^ low) ^ high) for size, (low, high) in zip(self.size, self.hull, strict=True)
+        ]
         self.members: list[list[int]] = [[] for _ in range(self.sections)]
         self.pins_of: list[list[tuple[int, int]]] = [[] for _ in range(self.sections)]
         live: list[list[int]] = [[] for _ in range(self.sections)]
@@ -129,6 +145,7 @@ class _Search:
         self.of, self.rank, self.rules = of, rank, rules
         self.capacity, self.limit, self.deadline = limits
         self.nodes = 0
+        self.step = 1 if rules & RULES["weights"] else 0
         if of.task.apart:
             self.rules &= ~RULES["split"]
         self.at = [pin if pin >= 0 else -1 for pin in of.pin]
@@ -179,7 +196,7 @@ class _Search:
     def sections_hold(self, low: int, high: int, monotone: int) -> bool:
         for s in range(low, high):
             if max(self.floor[s], monotone) + self.total[s] > self.capacity:
-                self.of.weight[s] += 1
+                self.of.weight[s] += self.step
                 return False
         if self.has_pins:
             for s in range(low, high):
@@ -193,7 +210,7 @@ class _Search:
         for s in range(low, high):
             most = self.capacity - self.total[s]
             if self.total[s] and not any(self.at[m] < 0 and self.low[m] <= most for m in self.of.members[s]):
-                self.of.weight[s] += 1
+                self.of.weight[s] += self.step
                 return False
         return True
 
@@ -215,7 +232,7 @@ class _Search:
             raised = True
             self.set(self.low, j, of.lift(j, top))
             if self.low[j] + of.size[j] > self.capacity:
-                of.weight[of.hull[j][0]] += 1 if fits else 0
+                of.weight[of.hull[j][0]] += self.step if fits else 0
                 fits = False
             first, last = min(first, of.hull[j][0]), max(last, of.hull[j][1])
         if not fits:
@@ -311,7 +328,26 @@ class _Search:
             a = b
         return best
 
+    def key(self, items: list[int], low: int, high: int) -> int:
+        """Stands for a part as it is: what is not placed yet, and how high the floor is where something is missing."""
+        total = mix(self.capacity) + sum(self.of.item_key[i] for i in items)
+        for s in range(low, high):
+            if self.total[s]:
+                total += (self.floor[s] + 1) * self.of.section_key[s]
+        return mix(total & MASK)
+
     def solve_niche(self, items: list[int], low: int, high: int) -> int:
+        if not self.rules & RULES["nogoods"]:
+            return self.fill_niches(items, low, high)
+        part = self.key(items, low, high)
+        if self.of.nogoods.get(part % SLOTS) == part:
+            return NONE
+        result = self.fill_niches(items, low, high)
+        if result == NONE:
+            self.of.nogoods[part % SLOTS] = part
+        return result
+
+    def fill_niches(self, items: list[int], low: int, high: int) -> int:
         begin = len(self.trail)
         while True:
             s = self.choose(items, low, high)

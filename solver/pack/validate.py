@@ -28,8 +28,12 @@ def validate(
     capacity: int | None = None,
     alignment: int = 1,
     separate: Sequence[tuple[str, str]] = (),
+    in_place: Sequence[tuple[str, str]] = (),
 ) -> list[PackFault]:
-    """Every rule that ``offsets`` break; an empty list means that the packing is valid (one address space)."""
+    """Every rule that ``offsets`` break; an empty list means that the packing is valid (one address space).
+
+    Pairs ``in_place`` (input, output) may share bytes where the input's last step is the output's first, at one offset.
+    """
     known = {buffer.id for buffer in buffers}
     found = [
         PackFault("unknown", f"offset for unknown buffer {name!r}", (name,)) for name in offsets if name not in known
@@ -52,8 +56,13 @@ def validate(
         if b.alias and b.alias in offsets and offsets[b.alias] != at:
             text = f"buffer {b.id!r} is at {at}, the one it aliases, {b.alias!r}, at {offsets[b.alias]}"
             found.append(PackFault("alias", text, (b.id, b.alias)))
-    found += overlaps(placed, offsets)
     by_id = {buffer.id: buffer for buffer in placed}
+    shared = {
+        frozenset(pair)
+        for pair in in_place
+        if by_id[pair[0]].end - 1 == by_id[pair[1]].first and offsets[pair[0]] == offsets[pair[1]]
+    }
+    found += [fault for fault in overlaps(placed, offsets) if frozenset(fault.buffers) not in shared]
     for one, other in separate:
         if one in by_id and other in by_id:
             a, b = by_id[one], by_id[other]

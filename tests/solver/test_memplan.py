@@ -116,7 +116,7 @@ def test_spaces_in_order_of_preference() -> None:
     made = pack_spaces(buffers, spaces)
     assert made.status == "fits" and dict(made.spaces) == {"hot": "fast", "cold": "slow", "wide": "slow"}
     assert pack_spaces([Buffer("big", 500, 0, 1)], spaces).status == "infeasible"
-    assert pack_spaces([Buffer(f"b{i}", 90, 0, 1) for i in range(9)], spaces).status == "unknown"
+    assert pack_spaces([Buffer(f"b{i}", 90, 0, 1) for i in range(9)], spaces).status == "infeasible"
     with pytest.raises(TableError, match="unknown space"):
         pack_spaces([Buffer("a", 1, 0, 1, spaces=("none",))], spaces)
     one = pack_problem(MemoryProblem((Buffer("a", 5, 0, 1), Buffer("b", 5, 0, 1)), spaces=(Space("only", 9),)))
