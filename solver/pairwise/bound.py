@@ -16,7 +16,7 @@ from adaflex.solver.pairwise.core import Engine, engine
 from adaflex.solver.pairwise.network import Flat, Floats, Network, flatten
 from adaflex.solver.pairwise.walk import Chosen
 
-BIG = 1e15  # stands for forbidden where nothing better is known
+BIG = 1e15  # stands for forbidden where nothing better is known: too large for bounds, enough for choices
 PATIENCE, COOLER, STEADY = 40, 0.75, 0.9  # sweeps without gain before steps shrink; how much of a direction is kept
 LEAST_STEP = 1e-6
 
@@ -75,7 +75,11 @@ class Ascent:
 
 
 def ascent(net: Network, most: float = BIG, prices: Floats | None = None) -> Ascent:
-    """Begin with prices of 0, or given ones; what is forbidden, or costs more than ``most``, costs ``most``."""
+    """Begin with prices of 0, or given ones.
+
+    What costs more than ``most`` above the least of its table, or is forbidden, costs that: the bound stays below the
+    truth, and the smaller ``most`` is the less is lost to rounding.
+    """
     flat = flatten(net, most)
     none = np.zeros(len(flat.room))
     first = none if prices is None else prices

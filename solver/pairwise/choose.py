@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from adaflex.solver.pairwise.bound import BIG, Ascent, ascent, fix
+from adaflex.solver.pairwise.bound import Ascent, ascent, fix
 from adaflex.solver.pairwise.network import Network
 from adaflex.solver.pairwise.program import COST, program_of
 from adaflex.solver.pairwise.reduce import simplify
@@ -104,6 +104,7 @@ def solve(net: Network, judge: Judge, patience: Patience, *, whole_costs: bool =
     state = ascent(net)
     search = Searching(net, state, found)
     search.first(patience)
+    state = search.state = ascent(net, _cap(net, state, found))
     tried = math.inf  # entries of the smallest program tried
     for number in itertools.count():
         _climb(net, state, found, patience, whole_costs)
@@ -119,6 +120,13 @@ def solve(net: Network, judge: Judge, patience: Patience, *, whole_costs: bool =
         if found.closed:
             break
     return found
+
+
+def _cap(net: Network, state: Ascent, found: Found) -> float:
+    """What may stand for forbidden without drowning the bound in rounding."""
+    if math.isfinite(found.value):
+        return max(2.0 * (found.value - net.floor()), 1e-9 * abs(found.value), 1e-300)
+    return max(100.0 * abs(state.best), 1e-3 * net.largest(), 1.0)
 
 
 def _climb(net: Network, state: Ascent, found: Found, patience: Patience, whole: bool) -> None:
@@ -221,6 +229,6 @@ class Searching:
         walk = Walk(1 + self.turns, 4 * size, moves, how.most, how.hot * unit, how.cold * unit, how.share, seconds)
         value = self.state.core.search(self.state.own(self.state.best_prices), start, walk)
         self.speed = moves / max(time.perf_counter() - begin, 1e-6)
-        if value < NOTHING and value < BIG:
+        if value < NOTHING:
             self.found.offer(self.net.complete({i: int(s) for i, s in zip(self.state.flat.nodes, start, strict=True)}))
         return value

@@ -86,6 +86,17 @@ class Network:
         """Allowed entries of all tables together."""
         return sum(int(np.isfinite(t).sum()) for i in self.open for j, t in self.near[i].items() if i < j)
 
+    def floor(self) -> float:
+        """The least of every node and table: below any choice's cost."""
+        tables = sum(float(t.min()) for i in self.open for j, t in self.near[i].items() if i < j)
+        return self.constant + tables + sum(float(self.cost[i].min()) for i in self.open)
+
+    def largest(self) -> float:
+        """The largest cost that is not forbidden."""
+        tables = [t for i in self.open for j, t in self.near[i].items() if i < j]
+        parts = [np.abs(t[np.isfinite(t)]) for t in (*tables, *(self.cost[i] for i in self.open))]
+        return max((float(part.max(initial=0.0)) for part in parts), default=0.0)
+
     def copy(self) -> Network:
         """The same state, to be reduced further without changing this one (arrays are never changed in place)."""
         made = Network(list(self.cost), [list(h) for h in self.held], [dict(n) for n in self.near], self.room.copy())
@@ -115,19 +126,19 @@ class Flat:
 
 
 def flatten(net: Network, most: float) -> Flat:
-    """Arrays of what is open; what costs more than ``most``, or is forbidden, costs ``most``."""
+    """Arrays of what is open; nothing costs more than ``most`` above the least of its table or node."""
     nodes = sorted(net.open)
     place = {i: k for k, i in enumerate(nodes)}
     counts = [len(net.cost[i]) for i in nodes]
     pairs = [(i, j) for i in nodes for j in sorted(net.near[i]) if i < j]
-    tables = [np.minimum(net.near[i][j], most).ravel() for i, j in pairs]
+    tables = [_capped(net.near[i][j], most).ravel() for i, j in pairs]
     runs = [(place[i], run) for i in nodes for run in net.held[i]]
     start = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
     options = [start[k] + np.arange(counts[k]) for k, _ in runs]
     return Flat(
         nodes,
         start,
-        _joined([np.minimum(net.cost[i], most) for i in nodes]),
+        _joined([_capped(net.cost[i], most) for i in nodes]),
         np.array([(place[i], place[j]) for i, j in pairs], dtype=np.int32).reshape(-1, 2),
         np.concatenate(([0], np.cumsum([len(t) for t in tables]))).astype(np.int64),
         _joined(tables),
@@ -136,6 +147,11 @@ def flatten(net: Network, most: float) -> Flat:
         np.concatenate(options) if options else np.zeros(0, dtype=np.int64),
         net.room.astype(np.float64),
     )
+
+
+def _capped(values: Floats, most: float) -> Floats:
+    low = float(values.min(initial=np.inf))
+    return np.minimum(values, (low if np.isfinite(low) else 0.0) + most)
 
 
 def _joined(parts: list[Floats]) -> Floats:

@@ -125,7 +125,7 @@ def test_fixing_keeps_everything_as_good_as_a_known_plan() -> None:
         net = network_of(task)
         if value is None:
             continue
-        state = ascent(net)
+        state = ascent(net, 2.0 * (value - net.floor()) + 1.0)
         state.climb(time.perf_counter() + 20.0, 25, value - net.constant + 1.0)
         assert state.best + net.constant <= value + 1e-6, seed
         fixed = net.copy()
