@@ -53,13 +53,23 @@ def uniform_plans(table: CostTable, excluded: Collection[str] = ()) -> Iterator[
         site: min(found.values(), key=lambda c: (c.cost.loss, c.cost.size_bytes, c.id))
         for site, found in options.items()
     }
+    covers = [c for c in table.choices if len(c.sites) > 1 and c.axis != "skip" and c.id not in excluded]
     for combination in itertools.product(*kinds):
         chosen = {}
         for kind, members in zip(combination, groups, strict=True):
             for name in members:
                 own = options[name].get(kind) or options[name].get(without_width(kind))
                 chosen[name] = (own or least[name]).id
-        yield chosen
+        yield _covered(chosen, covers, options)
+
+
+def _covered(chosen: dict[str, str], covers: list[Choice], options: dict[str, dict[str, Choice]]) -> dict[str, str]:
+    """The same choices, siblings that all take one kind by the choice that covers them."""
+    for cover in covers:
+        kind = kind_of(cover)
+        if all(kind in options[site] and options[site][kind].id == chosen[site] for site in cover.sites):
+            chosen |= dict.fromkeys(cover.sites, cover.id)
+    return chosen
 
 
 def _kinds(options: dict[str, dict[str, Choice]], sites: list[str]) -> list[str]:

@@ -66,7 +66,7 @@ def _scores(model: Model, sites: Sites, table: CostTable) -> Scores:
         (site, choice.encoding): choice.cost
         for choice in table.choices
         for site in choice.sites
-        if choice.encoding is not None
+        if choice.encoding is not None and len(choice.sites) == 1
     }
     losses = {key: cost.loss for key, cost in costs.items()}
     source = {key: str(cost.loss_source) for key, cost in costs.items()}

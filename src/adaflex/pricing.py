@@ -37,12 +37,14 @@ DISTURBED = 1.3  # a round whose probe took this many times the best probe's tim
 
 @dataclass(frozen=True)
 class Spec:
-    """One kernel to price: a linear [rows, K] x [N, K] in an encoding."""
+    """One kernel to price: a linear [rows, K] x [N, K] in an encoding; or several over the same activations, which are
+    converted once for all of them."""
 
     encoding: Encoding
     k: int
     n: int
     rows: int
+    others: tuple[int, ...] = ()  # N of the others
 
 
 @dataclass(frozen=True)
@@ -151,22 +153,24 @@ class _Bench:
     def add(self, spec: Spec) -> None:
         """The segment of one spec."""
         source = self._input(spec)
-        family = kernel(MENU, spec.encoding.family)
-        form = family.form(spec.encoding)
-        weight = self._weight(spec)
+        form = kernel(MENU, spec.encoding.family).form(spec.encoding)
         steps, a = [], source
         if form != "f32":
             a = self.slot(Slot("local", form, spec.rows, spec.k, form_row_bytes(form, spec.k, 4), window="block"))
             load = Load(source, (spec.k,), 1)
             region = Region((spec.rows,), spec.k, (load,), (Op("load", (0,)),), (Store(0, a),))
             steps.append(self._step(RowStep(region)))
+        steps += [self._product(a, replace(spec, n=n)) for n in (spec.n, *spec.others)]
+        self.schedule.append(Segment(1, (Phase((Loop(tuple(steps), spec.rows, 64),)),)))
+
+    def _product(self, a: int, spec: Spec) -> int:
+        """The step of one linear over activations that are there."""
         out = self.slot(Slot("local", "bf16", spec.rows, spec.n, spec.n * 2, (spec.rows, spec.n), window="group"))
-        call = family.call(spec.encoding, spec.k, spec.n)
+        call = kernel(MENU, spec.encoding.family).call(spec.encoding, spec.k, spec.n)
         parts = tuple(Part(name, offset) for name, offset in call.parts)
         epilogue = Region((spec.rows,), spec.n, (), (Op("acc"),), (Store(0, out),))
-        gemm = GemmStep(a, weight, call.header, call.function, parts, spec.k, spec.n, epilogue)
-        steps.append(self._step(gemm))
-        self.schedule.append(Segment(1, (Phase((Loop(tuple(steps), spec.rows, 64),)),)))
+        weight = self._weight(spec)
+        return self._step(GemmStep(a, weight, call.header, call.function, parts, spec.k, spec.n, epilogue))
 
     def _step(self, step: Step) -> int:
         self.steps.append(step)

@@ -60,8 +60,14 @@ def layer_rows(planned: Planned) -> list[tuple[str, ...]]:
         other = others.get(site)
         label = other.choice.partition("|")[2] if other else ""
         price = "" if other is None else "tie" if other.tie else f"{other.price / unit:+.4g}"
-        rows.append((site, choice.label, *_cost_cells(planned.table, choice, site), label, price))
+        rows.append((site, named(choice), *_cost_cells(planned.table, choice, site), label, price))
     return rows
+
+
+def named(choice: Choice) -> str:
+    """A choice's label; where it covers siblings, how many."""
+    shared = choice.encoding is not None and len(choice.sites) > 1
+    return f"{choice.label} (1 of {len(choice.sites)})" if shared else choice.label
 
 
 def _cost_cells(table: CostTable, choice: Choice, site: str) -> tuple[str, str, str]:
@@ -154,12 +160,18 @@ def explain_site(planned: Planned, name: str) -> str:
             mark = "*" if choice.id == taken else " "
             lines.append(
                 f"{mark} {choice.label:24} {mib(cost.size_bytes):>9} MiB  {cost.time_ns[0] / 1000:9.1f} us  "
-                f"loss {loss_text(planned.table, cost.loss)}  ({_sources(choice)})"
+                f"loss {loss_text(planned.table, cost.loss)}  ({_sources(choice)})" + _covering(choice, name)
             )
     for site, reason in planned.table.notes:
         if site == name:
             lines.append(f"  {reason}")
     return "\n".join(lines)
+
+
+def _covering(choice: Choice, name: str) -> str:
+    """With which siblings an encoding is shared: its figures are those of all of them."""
+    others = [site for site in choice.sites if site != name]
+    return f"  together with {', '.join(others)}" if others and choice.encoding is not None else ""
 
 
 def _sources(choice: Choice) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from adaflex.costing import choice_id
+from adaflex.costing import taken_of
 from adaflex.passes.capture import Capture
 from adaflex.passes.decision import Decision
 from adaflex.passes.residuals import Block
@@ -67,8 +67,11 @@ def measured(table: CostTable, sites: Sites, encodings: Mapping[str, Encoding], 
     """What each block takes beside its sites, with every site stored as ``encodings`` says."""
     blocks = own_blocks(sites)
     names = [block.id for block in blocks]
-    by_id = {choice.id: choice for choice in table.choices}
-    site_ns = {site: by_id[choice_id(site, encoding)].cost.time_ns[0] for site, encoding in encodings.items()}
+    site_ns = {
+        site: choice.cost.time_ns[0] // len(choice.sites)
+        for choice in taken_of(table.choices, encodings)
+        for site in choice.sites
+    }
     work = {block.id: work_of(meter.capture, sites, block, meter.symbols) for block in blocks}
 
     def saved_ns(group: Sequence[Block]) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from adaflex.assembly import Provider, assemble, blocks_of, executor, skeleton
-from adaflex.costing import Baseline, Facts, build_table, specs_of, uniform
+from adaflex.costing import Baseline, Facts, build_table, shared_specs, specs_of, uniform
 from adaflex.machine import fingerprint
 from adaflex.measuring import latency, latency_of
 from adaflex.native import cache_folder
@@ -108,7 +108,8 @@ def measured_table(
     """Price the kernels, time an assembled uniform plan, and put the table together."""
     rows = rows_of(model, sites)
     specs = {key: spec for key, spec in specs_of(sites, rows).items() if key in scores.loss}
-    prices = prices_of(set(specs.values()), here, lambda done, total: progress("timing", done, total))
+    shared = shared_specs(sites, rows, scores.loss) if here.device == "cpu" else {}
+    prices = prices_of({*specs.values(), *shared.values()}, here, lambda done, total: progress("timing", done, total))
     encodings = uniform(sites, ("bf16", "embed16"), scores.loss)
     level = Decision(encodings)
     base = executor(
@@ -131,7 +132,7 @@ def measured_table(
         device=here.device,
         notes=tuple(scores.notes),
     )
-    table = build_table(sites, scores.loss, rows, prices, baseline, facts, scores.source)
+    table = build_table(sites, scores.loss, rows, prices, baseline, facts, scores.source, shared)
     if scores.skip_loss:
         table = _skipping(model, sites, scores, here, (base, table, encodings))
     return table if placement is None else placed(table, placement)

@@ -106,6 +106,7 @@ def plan_json(plan: Plan, table: CostTable) -> dict[str, Any]:
             {
                 "layer": site,
                 "choice": choice.label,
+                "covers": list(choice.sites),
                 "size_bytes": choice.cost.size_bytes,
                 "time_ns": list(choice.cost.time_ns),
                 "loss": shown_loss(table, choice.cost.loss),

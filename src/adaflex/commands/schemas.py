@@ -48,6 +48,7 @@ LAYER = record(
     {
         "layer": TEXT,
         "choice": TEXT,
+        "covers": many(TEXT),  # sites: the figures are those of all of them
         "size_bytes": WHOLE,
         "time_ns": many(WHOLE),
         "loss": NUMBER,
