@@ -16,6 +16,7 @@ from adaflex.solver.check import Fault, faults, totals
 from adaflex.solver.lagrange import bound_and_repair
 from adaflex.solver.model import INFINITE, Program, Row, build, exact_stalls, places
 from adaflex.solver.objective import Wish, scale_of, value_of
+from adaflex.solver.prices import bounds_of
 from adaflex.solver.rings import solve_by_ring
 from adaflex.solver.sift import DIRECT, Run, solve_sifted
 from adaflex.solver.solve import Answer, Duals, Live, solver_name
@@ -210,7 +211,8 @@ def solve_checked(
         run = Run(deadline, gap, bounds.nodes)
         ringed = live.program.ring >= 0 and live.program.choices > DIRECT and out.duals is not None
         if ringed and out.duals is not None:
-            answer = solve_by_ring(live, out.duals, run, start, blocks_of(table))
+            chain = bounds_of(table, live.program, wish.objective, out.duals) if exact_stalls(table) else None
+            answer = solve_by_ring(live, out.duals, run, start, blocks_of(table), chain)
         else:
             answer = solve_sifted(live, out.duals, run, start)
         if first is None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from adaflex.solver.model import INFINITE, Program
 from adaflex.solver.neighbourhood import polish
+from adaflex.solver.prices import Bounds
 from adaflex.solver.sift import Run, solve_sifted
 from adaflex.solver.solve import Answer, Duals, Live
 
@@ -84,14 +85,23 @@ class Tree:
 
 
 def solve_by_ring(
-    live: Live, duals: Duals, run: Run, start: Sequence[int] | None, groups: Sequence[Sequence[int]] = ()
+    live: Live,
+    duals: Duals,
+    run: Run,
+    start: Sequence[int] | None,
+    groups: Sequence[Sequence[int]] = (),
+    bounds: Bounds | None = None,
 ) -> Answer:
-    """Lowest bound first: decide its skips, then find a plan there, then cut its ring and solve each interval."""
+    """Plans and bounds along the chain of blocks first, where there is one; then a tree.
+
+    Lowest bound first: decide its skips, then find a plan there, then cut its ring and solve each interval.
+    """
     begin = time.perf_counter()
     if float(duals.values[live.program.ring]) <= 0.0:
         return solve_sifted(live, duals, run, start)
     tree = Tree(live, run, several(live.program), groups)
-    tree.queue.append(Node(duals.value, next(tree.counter), part=duals))
+    least = _along_chain(tree, bounds, duals) if bounds is not None else -INFINITE
+    tree.queue.append(Node(max(duals.value, least), next(tree.counter), part=duals))
     patience = time.perf_counter() + 0.25 * run.left
     looked = False
     while tree.queue and run.left > 0.1 and not tree.settled_by(tree.queue[0]):
@@ -112,8 +122,30 @@ def solve_by_ring(
         else:
             _solve_node(tree, node)
     tree.enter(0.0, INFINITE, ())
-    bound = min([tree.settled, *(node.bound for node in tree.queue)])
+    bound = max(least, min([tree.settled, *(node.bound for node in tree.queue)]))
     return _whole(tree.best, bound, run, time.perf_counter() - begin)
+
+
+def _along_chain(tree: Tree, bounds: Bounds, duals: Duals) -> float:
+    """Bounds by ring size, plans where they are lowest, improved block by block; returns a bound of every plan."""
+    live, run = tree.live, tree.run
+    live.set_bounds(live.program.ring, bounds.reach, INFINITE)
+    part = live.relax(time_limit=max(0.1, run.left))
+    beyond = part.value if part is not None else INFINITE if live.lp_infeasible() else -INFINITE
+    bounds.improve(INFINITE, time.perf_counter() + 0.08 * run.left)
+    skips: tuple[tuple[int, float], ...] = ()
+    if bounds.open and len(tree.wide):  # the chain decides them better than the LP does
+        lowest = min(bounds.open)
+        taken = set(bounds.plan(lowest.factors, lowest.high))
+        skips = tuple((int(column), float(int(column) in taken)) for column in tree.wide)
+    _near_levels(tree, float(duals.values[live.program.ring]), skips)
+    tree.enter(0.0, INFINITE, ())
+    if tree.best is not None:
+        share = replace(run, deadline=time.perf_counter() + 0.75 * run.left)
+        tree.best = polish(live, tree.best, tree.groups, share, width=6)
+    target = tree.best.value if tree.best is not None and tree.best.value is not None else INFINITE
+    bounds.improve(target * (1 - 0.5 * run.gap), time.perf_counter() + 0.6 * run.left)
+    return min(bounds.least, beyond)
 
 
 def several(program: Program) -> NDArray[np.int64]:
@@ -156,9 +188,21 @@ def _first(tree: Tree, node: Node, start: Sequence[int] | None) -> None:
     """A good plan: near the LP with the node's skips and a larger ring; then block by block, all skips free."""
     live, run = tree.live, tree.run
     assert node.part is not None
-    middle = float(node.part.values[live.program.ring])
+    _near_levels(tree, float(node.part.values[live.program.ring]), node.held)
+    if tree.best is None and start is not None:
+        tree.enter(0.0, INFINITE, ())
+        tree.offer(live.solve(time_limit=1.0, gap=1e6, start=start))
+    tree.enter(0.0, INFINITE, ())
+    if tree.best is not None:
+        share = replace(run, deadline=time.perf_counter() + 0.75 * run.left)
+        tree.best = polish(live, tree.best, tree.groups, share, width=6)
+
+
+def _near_levels(tree: Tree, middle: float, held: tuple[tuple[int, float], ...]) -> None:
+    """Plans near the LP with rings somewhat larger than its own."""
+    live, run = tree.live, tree.run
     for factor in LEVELS:
-        tree.enter(factor * middle, factor * middle, node.held)
+        tree.enter(factor * middle, factor * middle, held)
         part = live.relax(time_limit=max(0.1, run.left))
         if part is None or run.left < 0.5:
             continue
@@ -167,13 +211,6 @@ def _first(tree: Tree, node: Node, start: Sequence[int] | None) -> None:
             tree.offer(near(live, part, kept, Run(time.perf_counter() + min(2.0, 0.1 * run.left), 2e-3, run.nodes)))
             if tree.best is not known:
                 break
-    if tree.best is None and start is not None:
-        tree.enter(0.0, INFINITE, ())
-        tree.offer(live.solve(time_limit=1.0, gap=1e6, start=start))
-    tree.enter(0.0, INFINITE, ())
-    if tree.best is not None:
-        share = replace(run, deadline=time.perf_counter() + 0.75 * run.left)
-        tree.best = polish(live, tree.best, tree.groups, share, width=6)
 
 
 def near(live: Live, part: Duals, kept: int, run: Run) -> Answer:
