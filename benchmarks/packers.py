@@ -22,7 +22,7 @@ from typing import Any
 ALLOCATORS = ("greedy_by_size", "omni", "best_fit", "greedy_by_all", "simulated_annealing", "telamalloc", "supermalloc")
 SEARCHING = ("simulated_annealing", "telamalloc", "supermalloc")
 SOURCES = (
-    "Random", "HighContention", "PowerOf2", "Sequential", "Uniform", "Tiling", "Pinwheel", "TwoPlusTwo", "Skewed",
+    "Random", "HighContention", "PowerOf2", "Sequential", "Uniform", "Tiling", "Pinwheel", "Skewed",
 )  # fmt: skip
 Rows = list[tuple[str, int, int, int]]  # id, size, first, end
 

@@ -83,7 +83,7 @@ class Asker:
         for number in itertools.count(1):
             if clock.over():
                 break
-            nodes = (FIRST_NODES + 4 * len(self.features)) * luby(number)
+            nodes = restart_nodes(len(self.features)) * luby(number)
             if clock.nodes_left is not None:
                 nodes = min(nodes, clock.nodes_left - clock.used)
             niche = NICHE if self.plain and self.asked % 8 != 7 else 0
@@ -100,6 +100,11 @@ class Asker:
             if result != LIMIT:
                 return result, places
         return LIMIT, []
+
+
+def restart_nodes(count: int) -> int:
+    """Nodes of the shortest restart: many items need some slack in their thousand decisions."""
+    return FIRST_NODES + count**2 // 64
 
 
 def luby(number: int) -> int:

@@ -22,6 +22,7 @@ FEW = 100  # neighbours on average below which lists are faster than arrays
 ORDERS = (
     "size", "area", "length", "contention", "size,length", "length,size",
     "contention,size", "contention,area", "area,size", "first", "end", "spread",
+    "given", "plain size", "neighbours", "neighbours*size", "arrival",
 )  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def pack(
     alignment: int = 1,
     separate: Sequence[tuple[str, str]] = (),
 ) -> Packing:
-    """Offsets for ``buffers`` by the best of twelve orders and two fits.
+    """Offsets for ``buffers`` by the best of seventeen orders and two fits.
 
     Status ``optimal`` where the height equals the bound, ``fits`` where a capacity was given and it is held,
     ``infeasible`` where the bound is above it, else ``packed`` (``unknown`` with a capacity). Sizes and offsets in
@@ -94,6 +95,9 @@ def ordered(task: Problem, names: Sequence[str] = ORDERS) -> Iterator[tuple[str,
     length = task.per_item(task.times[task.run_high] - task.times[task.run_low])
     area = size.astype(np.float64) * length
     sections = task.per_item(task.run_high - task.run_low)
+    begun = np.concatenate(([0], np.cumsum(np.bincount(low, minlength=task.sections + 1))))
+    ended = np.cumsum(np.bincount(high, minlength=task.sections + 1))
+    degree = begun[high] - ended[low] - 1  # items that are live with it
     most: Ints | None = None
     for name in names:
         if (name == "balanced" or "contention" in name) and most is None:
@@ -104,6 +108,8 @@ def ordered(task: Problem, names: Sequence[str] = ORDERS) -> Iterator[tuple[str,
             "length,size": lambda m: [-length, -size], "contention,size": lambda m: [-m, -size, -length],
             "contention,area": lambda m: [-m, -area], "area,size": lambda m: [-area, -size],
             "first": lambda m: [first, -size], "end": lambda m: [-end, -size], "spread": lambda m: [first - end, -area],
+            "given": lambda m: [0 * size], "plain size": lambda m: [-size], "neighbours": lambda m: [-degree, -size],
+            "neighbours*size": lambda m: [-degree * size, -size], "arrival": lambda m: [first],
             "balanced": lambda m: [-size * np.sqrt(sections) * (m / max(1, m.max(initial=1))) ** 8.0],
         }  # fmt: skip
         yield name, np.lexsort(by[name](size if most is None else most)[::-1])

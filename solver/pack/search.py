@@ -8,24 +8,28 @@ is found by asking it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from adaflex.solver.pack.ask import Asker, Clock
+from adaflex.solver.pack.ask import Asker, Clock, restart_nodes
 from adaflex.solver.pack.columns import Ints
 from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NONE, Core
 from adaflex.solver.pack.greedy import ORDERS, ordered, packing_of, too_much
 from adaflex.solver.pack.library import library
 from adaflex.solver.pack.packing import Packing
+from adaflex.solver.pack.parts import LARGE, clash, components, part_of, plain, round_sizes, searchable
 from adaflex.solver.pack.problem import Problem, height_of, lower_bound, offsets_of, problem
 from adaflex.solver.pack.twin import Twin
 from adaflex.solver.table import Buffer
 
+PUSHED = 250  # items above which pushing items out comes between searches
+QUICK = (  # orders and fits tried first, with all else left undone
+    ("given", False), ("size", False), ("balanced", False), ("neighbours*size", False), ("first", False),
+    ("plain size", False), ("area", False), ("arrival", True), ("length", False), ("contention,area", False),
+)  # fmt: skip
 MANY = 1500  # items above which greedy packings are lowered by pushing items out before searching
-LARGE = 30_000  # items above which only the greedy portfolio runs
-LARGE_PAIRS = 60_000_000
 TWIN_MOST = 250  # items above which Python only packs greedily
 
 
@@ -69,8 +73,7 @@ def pack(
         seconds = time.perf_counter() - begin
         return Packing("infeasible", (), 0, bound, capacity, names, reason, 0, seconds, "live bytes")
     how = (seed, native, rules)
-    found = quick(task, capacity, bound, how) if task.count <= LARGE else None
-    found = found or solve_task(task, capacity, clock, how)
+    found = solve_task(task, capacity, clock, how)
     if found is None:
         return pins_clash(task, bound, capacity, time.perf_counter() - begin)
     limits = (max(bound, found.bound), capacity)
@@ -90,60 +93,61 @@ def pins_clash(task: Problem, bound: int, capacity: int | None, seconds: float) 
     return Packing("infeasible", (), 0, bound, capacity, (one, other), reason, 0, seconds, "pins")
 
 
-def quick(task: Problem, capacity: int | None, bound: int, how: tuple[int, bool, int]) -> Found | None:
-    """What one look gives: a sweep over time where there are very many items, the greedy order by size elsewhere."""
-    core = engine(task, how[1])
-    if task.count > LARGE:
-        places = core.sweep()
-        return Found(places, height_of(task, places), bound, ["sweep over time"]) if not clash(task) else None
-    enough = bound if capacity is None else capacity
-    tried = core.greedy(np.lexsort((task.times[task.hull[0]] if len(task.times) else task.size, -task.size)), False)
-    if tried is not None and height_of(task, tried) <= enough:
-        return Found(tried, height_of(task, tried), bound, ["greedy by size"])
-    return None
-
-
-def clash(task: Problem) -> tuple[int, int] | None:
-    """Two pinned items that share bytes and are live together, or are kept apart; None: pins agree."""
-    pinned = np.flatnonzero((task.pin >= 0) & (task.size > 0))
-    pinned = pinned[np.argsort(task.pin[pinned], kind="stable")]
-    apart = set(task.apart)
-    open_: list[int] = []  # pinned items that reach beyond the one looked at
-    for i in pinned.tolist():
-        open_ = [j for j in open_ if task.pin[j] + task.size[j] > task.pin[i]]
-        for j in open_:
-            together = any(a < d and c < b for a, b in task.spans[i] for c, d in task.spans[j])
-            if together or (min(i, j), max(i, j)) in apart:
-                return j, i
-        open_.append(i)
-    return None
+def quick(task: Problem, core: Core | Twin, groups: list[Ints], enough: int) -> tuple[Found | None, list[int]]:
+    """The best of some greedy orders for each group of items, and the heights of groups; None: pins overlap."""
+    group_of = np.zeros(task.count, dtype=np.int64)
+    for number, members in enumerate(groups):
+        group_of[members] = number
+    places: Ints | None = None
+    heights = np.zeros(max(1, len(groups)), dtype=np.int64)
+    quick_orders = QUICK[:4] if task.count > MANY else QUICK
+    orders = ordered(task, [name for name, _ in quick_orders])
+    for (_, tight), (_, order) in zip(quick_orders, orders, strict=True):
+        alone = len(groups) == 1 and places is not None
+        made = core.greedy(order, tight, below=int(heights[0]) if alone else 1 << 61)
+        if made is None and places is None:
+            return None, []
+        if made is not None:
+            at = np.asarray(made, dtype=np.int64)
+            tops = np.zeros_like(heights)
+            np.maximum.at(tops, group_of, np.where(task.size > 0, at + task.size, 0))
+            better = (tops < heights) if places is not None else tops >= 0
+            places = at if places is None else np.where(better[group_of], at, places)
+            heights = np.where(better, tops, heights)
+        if heights.max() <= enough:
+            break
+    assert places is not None
+    return Found(places.tolist(), height_of(task, places), 0, ["greedy"]), heights.tolist()
 
 
 def solve_task(task: Problem, capacity: int | None, clock: Clock, how: tuple[int, bool, int]) -> Found | None:
     """Solve every time component; parts that cannot matter for the height are only packed below the others."""
     if task.count > LARGE:
         return solve_large(task, capacity, clock, how)
-    idle = np.where(task.idle, task.size, 0)
-    whole = Found(
-        np.maximum(task.pin, 0).tolist(),
-        int((idle + np.maximum(task.pin, 0))[idle > 0].max(initial=0)),
-        0,
-        ["nothing to pack"],
-    )
     groups = components(task)
-    parts = [(part_of(task, members), members) for members in groups]
-    parts.sort(key=lambda part: -lower_bound(part[0]))
-    for number, (part, members) in enumerate(parts):
-        enough = max(whole.height, lower_bound(part)) if capacity is None else capacity
-        share = clock.part(1.0 / (len(parts) - number)) if number + 1 < len(parts) else clock
-        found = solve_part(part, enough, capacity is None, share, how)
+    bound = lower_bound(task)
+    whole, heights = quick(task, engine(task, how[1]), groups, bound if capacity is None else capacity)
+    if whole is None or whole.height <= (bound if capacity is None else capacity):
+        return whole if whole is None else replace(whole, bound=bound)
+    parts = [(part_of(task, members), members, high) for members, high in zip(groups, heights, strict=False)]
+    floors = [lower_bound(part) for part, _, _ in parts]
+    idle = int(np.where(task.idle & (task.size > 0), np.maximum(task.pin, 0) + task.size, 0).max(initial=0))
+    whole.height, whole.bound = idle, idle
+    order = sorted(range(len(parts)), key=lambda k: -floors[k])
+    for number, k in enumerate(order):
+        part, members, high = parts[k]
+        enough = max(whole.height, floors[k]) if capacity is None else capacity
+        if high <= enough:
+            whole.height, whole.bound = max(whole.height, high), max(whole.bound, floors[k])
+            continue
+        share = clock.part(max(0.5, 1.0 / (len(parts) - number))) if number + 1 < len(parts) else clock
+        found = solve_part(part, (enough, max(bound, floors[k])), capacity is None, share, how)
         clock.used += share.used if share is not clock else 0
         if found is None:
             return None
         for place, member in zip(found.places, members.tolist(), strict=True):
             whole.places[member] = place
-        whole.height = max(whole.height, found.height)
-        whole.bound = max(whole.bound, found.bound)
+        whole.height, whole.bound = max(whole.height, found.height), max(whole.bound, found.bound)
         whole.methods += found.methods
         if capacity is not None and found.bound > capacity:
             break
@@ -153,45 +157,15 @@ def solve_task(task: Problem, capacity: int | None, clock: Clock, how: tuple[int
 def solve_large(task: Problem, capacity: int | None, clock: Clock, how: tuple[int, bool, int]) -> Found | None:
     """A sweep over time, then greedy orders as long as time lasts."""
     bound = lower_bound(task)
-    found = quick(task, capacity, bound, how)
-    if found is None or found.height <= (bound if capacity is None else capacity) or clock.over():
+    if clash(task):
+        return None
+    core = engine(task, how[1])
+    places = core.sweep()
+    found = Found(places, height_of(task, places), bound, ["sweep over time"])
+    if found.height <= (bound if capacity is None else capacity) or clock.over():
         return found
-    better = greedy_portfolio(task, engine(task, how[1]), bound if capacity is None else capacity, clock, found)
+    better = greedy_portfolio(task, core, bound if capacity is None else capacity, clock, found)
     return found if better is None else better
-
-
-def components(task: Problem) -> list[Ints]:
-    """Items by time component: between two of them no item is live across. One group where pairs are kept apart."""
-    every = np.flatnonzero(~task.idle)
-    if task.apart or not len(every):
-        return [every] if len(every) else []
-    low, high = (side[every] for side in task.hull)
-    order = np.argsort(low, kind="stable")
-    reach = np.maximum.accumulate(high[order])
-    cuts = np.flatnonzero(low[order][1:] >= reach[:-1]) + 1
-    return list(np.split(every[order], cuts))
-
-
-def part_of(task: Problem, members: Ints) -> Problem:
-    """The problem of some items, with sections cut down to the maximal ones: those no neighbour's live set contains."""
-    counts = np.diff(task.run_start)[members]
-    start = np.concatenate(([0], np.cumsum(counts)))
-    runs = np.repeat(task.run_start[members] - start[:-1], counts) + np.arange(start[-1])
-    low, high = task.run_low[runs], task.run_high[runs]
-    begins, ends = np.unique(low), np.unique(high)
-    after = np.append(begins[1:], np.iinfo(np.int64).max)
-    tops = begins[ends[np.searchsorted(ends, begins, side="right")] <= after] if len(begins) else begins
-    low, high = np.searchsorted(tops, low), np.searchsorted(tops, high)
-    kept = low < high
-    start = np.concatenate(([0], np.cumsum(np.add.reduceat(np.append(kept, 0), start[:-1]) * (counts > 0))))
-    index = {i: k for k, i in enumerate(members.tolist())} if task.apart else {}
-    apart = tuple((index[a], index[b]) for a, b in task.apart if a in index and b in index)
-    times = np.append(task.times[tops], task.times[-1] if len(task.times) else 0)
-    return replace(
-        task, lead=task.lead[members], size=task.size[members], alignment=task.alignment[members],
-        pin=task.pin[members], run_start=start.astype(np.int64), run_low=low[kept], run_high=high[kept], times=times,
-        apart=apart,
-    )  # fmt: skip
 
 
 def engine(task: Problem, native: bool) -> Core | Twin:
@@ -217,28 +191,49 @@ def push_out(task: Problem, core: Core, found: Found, enough: int, clock: Clock)
             found.methods.append("pushing out")
 
 
-def solve_part(task: Problem, enough: int, minimise: bool, clock: Clock, how: tuple[int, bool, int]) -> Found | None:
-    """Pack one component to height ``enough``, or as low as it goes where ``minimise``."""
+def solve_part(
+    task: Problem, goals: tuple[int, int], minimise: bool, clock: Clock, how: tuple[int, bool, int]
+) -> Found | None:
+    """Pack one component to height ``enough``, or as low as it goes where ``minimise``.
+
+    ``goals`` are that height, and the one below which nothing is gained for the whole.
+    """
+    enough, hope = goals
     seed, native, rules = how
     core = engine(task, native)
     found = greedy_portfolio(task, core, enough, clock.part(0.4) if task.count > MANY else clock)
     if found is None or found.height <= enough:
         return found
-    if not searchable(task, core):
+    if not searchable(task) or (isinstance(core, Twin) and task.count > TWIN_MOST):
         return found
     rounded, step = round_sizes(task)
     if step > 1:
         core = engine(rounded, native)
     asker = Asker(rounded, core, plain(rounded), seed, rules)
-    if task.count > MANY and isinstance(core, Core):
-        part = clock.part(0.9)
-        push_out(rounded, core, found, enough, part)
-        clock.used += part.used
+    first = enough if not minimise else max(found.bound, enough)
+    if not minimise and hope < enough and task.count <= MANY:  # a tight goal is often met sooner than a loose one
+        probe = Clock(clock.deadline, 4 * restart_nodes(task.count))
+        ask(task, asker, found, (-(-hope // step) * step, hope), probe)
+        clock.used += probe.used
+        if found.height <= enough:
+            return found
+    loose = not minimise and enough > found.bound + found.bound // 500
+    if PUSHED < task.count <= MANY and not loose:  # the search has the first word where it may end at once
+        spend(clock, 0.4, lambda part: ask(task, asker, found, (-(-first // step) * step, first), part))
+    if task.count > PUSHED and isinstance(core, Core) and found.height > first >= found.bound:
+        spend(clock, 0.9 if task.count > MANY else 0.5, lambda part: push_out(rounded, core, found, first, part))
     if minimise:
         lower_height(task, asker, found, enough, clock, step)
-    else:
+    elif found.bound <= enough < found.height:
         question(task, asker, found, enough, (clock, step, how))
     return found
+
+
+def spend(clock: Clock, share: float, work: Callable[[Clock], object]) -> None:
+    """Let ``work`` have a share of what is left of a clock."""
+    part = clock.part(share)
+    work(part)
+    clock.used += part.used
 
 
 def question(
@@ -259,31 +254,6 @@ def question(
     if found.bound <= capacity < found.height:
         exact = Asker(task, engine(task, native), False, seed, rules)
         ask(task, exact, found, (capacity, capacity), clock)
-
-
-def searchable(task: Problem, core: Core | Twin) -> bool:
-    """Whether the search can hold the problem: few enough items and overlapping pairs."""
-    if isinstance(core, Twin) and task.count > TWIN_MOST:
-        return False
-    starts = np.bincount(task.run_low, minlength=task.sections + 1)
-    live = np.cumsum(starts - np.bincount(task.run_high, minlength=task.sections + 1))
-    return task.count <= LARGE and int((live * starts).sum()) <= LARGE_PAIRS
-
-
-def plain(task: Problem) -> bool:
-    """Whether the niche search can take it: every item one run, free, and no alignment beyond the common unit."""
-    if task.apart or bool(np.any(task.alignment != task.alignment[:1])):
-        return False
-    one = np.diff(task.run_start) <= 1
-    return bool(np.all(one & (task.pin < 0) & (task.size % task.alignment == 0)))
-
-
-def round_sizes(task: Problem) -> tuple[Problem, int]:
-    """Where all items share one alignment and none is pinned, sizes rounded up to it: offsets then follow."""
-    if bool(np.any(task.alignment != task.alignment[:1]) or np.any(task.pin >= 0)):
-        return task, 1
-    step = int(task.alignment[0])
-    return (task, 1) if step == 1 else (replace(task, size=-(-task.size // step) * step), step)
 
 
 def greedy_portfolio(

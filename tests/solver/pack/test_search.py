@@ -14,8 +14,9 @@ from adaflex.solver.pack.core import ALL_RULES, NICHE, RULES, Core
 from adaflex.solver.pack.generate import guillotine, lives, pinwheel
 from adaflex.solver.pack.greedy import pack as greedy
 from adaflex.solver.pack.library import library
+from adaflex.solver.pack.parts import plain
 from adaflex.solver.pack.problem import height_of, lower_bound, offsets_of, problem
-from adaflex.solver.pack.search import pack, plain
+from adaflex.solver.pack.search import pack
 from adaflex.solver.pack.twin import Twin
 from adaflex.solver.pack.validate import validate
 from adaflex.solver.table import Buffer
