@@ -14,7 +14,8 @@ from adaflex.solver.pack.order import buffers_in_order, lowest_order
 from adaflex.solver.pack.packing import Packing
 from adaflex.solver.pack.search import pack
 from adaflex.solver.pack.spaces import pack_spaces
-from adaflex.solver.pack.tiers import Flow, Streamed, stream
+from adaflex.solver.pack.streams import Streamed, flow_of, stream
+from adaflex.solver.pack.tiers import Flow
 from adaflex.solver.pack.validate import PackFault, validate
 from adaflex.solver.table import Buffer
 
@@ -69,24 +70,9 @@ def pack_problem(
 
 
 def stream_problem(problem: MemoryProblem, *, time_limit_s: float = 5.0) -> tuple[Flow, Streamed]:
-    """Run a problem's operators in order with its buffers in the first store: what to keep, what to fetch when.
+    """Run a problem's operators in order over its memories: what stays where, what is copied when.
 
     Raises ``TableError`` where there is no working memory or a step does not fit in it.
     """
-    if not problem.operators or not problem.stores or problem.capacity_bytes is None:
-        raise TableError("streaming needs operators, at least one store and capacity_bytes of working memory")
-    index = {buffer.id: number for number, buffer in enumerate(problem.buffers)}
-    for op in problem.operators:
-        for name in op.reads:
-            if name not in index:
-                raise TableError(f"operator {op.id!r} reads unknown buffer {name!r}")
-    slowest = min(problem.stores, key=lambda store: store.bytes_per_second)
-    flow = Flow(
-        tuple(op.time_ns for op in problem.operators),
-        tuple(tuple(index[name] for name in op.reads) for op in problem.operators),
-        tuple(buffer.size_bytes for buffer in problem.buffers),
-        problem.capacity_bytes,
-        slowest.bytes_per_second,
-        sum(store.latency_ns for store in problem.stores),
-    )
+    flow = flow_of(problem)
     return flow, stream(flow, time_limit_s=time_limit_s)

@@ -41,6 +41,7 @@ class Operator:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     time_ns: int = 0
+    elsewhere: tuple[tuple[str, int], ...] = ()  # (store, time in ns) where it can also be computed in a slower memory
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Store:
     capacity_bytes: int | None = None
     bytes_per_second: int = 1_000_000_000
     latency_ns: int = 0
+    bandwidth: tuple[tuple[int, int], ...] = ()  # (request bytes, bytes per second), ascending; (): as above
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class MemoryProblem:
     operators: tuple[Operator, ...] = ()
     stores: tuple[Store, ...] = ()
     in_place: tuple[tuple[str, str], ...] = ()  # (input, output) that may share a place
+    homes: tuple[tuple[str, str], ...] = ()  # (input, store it lies in at first); the last store where not named
 
 
 def read_problem(path: Path) -> MemoryProblem:

@@ -1,239 +1,275 @@
-"""Buffers on several memories: what stays in working memory between its uses, what is fetched again, and when.
+"""Buffers on several memories, replayed: what decisions cost in time. This is the truth; nothing here searches.
 
-In: steps with compute times and the buffers each reads, sizes, the link. Out: a schedule whose time the simulator
-establishes, a lower bound, and what LRU, Belady and a benefit-per-byte greedy would have done. The simulator is the
-truth; the search only proposes.
+In: a ``Flow`` (steps, buffers, memories, links) and ``Decisions``: on which memory each step computes, and where each
+buffer lies between two of its uses. Out: a ``Schedule`` with every transfer, or None where something does not fit.
+
+Rules. Steps run one after the other. A step needs its buffers on the memory it computes on; what lies elsewhere is
+copied there, link by link, in order of steps, one transfer at a time per link and direction. A copy may start as many
+steps early as there is room for it. What is written is dirty: to lie elsewhere it is copied out, into steps with room.
+An input keeps its place in its home memory, so dropping it is free. Results stay where they are made.
 """
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adaflex.errors import TableError
 
-Gap = tuple[int, int]  # buffer, number of the use it is kept for
+Gap = tuple[int, int]  # buffer, number (from 1) of the use before which it lies there
+
+
+@dataclass(frozen=True)
+class Level:
+    """A memory and its link to the one above. Level 0 is the fastest and has no link."""
+
+    name: str
+    capacity_bytes: int | None = None
+    bandwidth: tuple[tuple[int, int], ...] = ((1, 1_000_000_000),)  # (request bytes, bytes per second), ascending
+    latency_ns: int = 0
+
+    def time_of(self, size: int) -> int:
+        """Nanoseconds of one transfer: latency, and the speed of the largest listed request not above ``size``."""
+        fitting = [speed for request, speed in self.bandwidth if request <= size]
+        return self.latency_ns + -(-size * 10**9 // (fitting[-1] if fitting else self.bandwidth[0][1]))
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Steps in order. ``reads[k]`` are indices of the buffers step k needs in working memory."""
+    """Steps in order: ``reads[k]`` and ``writes[k]`` are indices of buffers, ``compute_ns[k][l]`` its time on level l.
 
-    compute_ns: tuple[int, ...]
+    None where a step cannot run on a level. ``home`` is the level of each input; what a step writes has none.
+    """
+
+    compute_ns: tuple[tuple[int | None, ...], ...]
     reads: tuple[tuple[int, ...], ...]
+    writes: tuple[tuple[int, ...], ...]
     sizes: tuple[int, ...]
-    capacity: int
-    bytes_per_second: int  # of the link from the memory below
-    latency_ns: int = 0
-    slow_ns: tuple[int, ...] = ()  # per buffer: extra time of a step that reads it where it lies; (): not possible
+    home: tuple[int, ...]
+    levels: tuple[Level, ...]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The level each step computes on, and the level each buffer lies on before each use but its first."""
+
+    places: tuple[int, ...]
+    lies: tuple[tuple[Gap, int], ...]
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """One fetch: which buffer, for which step, begin and end on the link."""
+    """One copy over one link (named by its lower level): which buffer, for which step, begin and end."""
 
     buffer: int
     step: int
     begin_ns: int
     end_ns: int
+    link: int = 1
+    down: bool = False
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What the simulator says of a set of kept gaps."""
+    """What the replay says of some decisions."""
 
     total_ns: int
     stall_ns: int
     traffic_bytes: int
-    kept: frozenset[Gap]
+    decisions: Decisions
     transfers: tuple[Transfer, ...]
-    peak_bytes: int
+    peaks: tuple[int, ...]  # bytes held on each level at its busiest step
+    step_begins: tuple[int, ...]
     step_ends: tuple[int, ...]
 
-
-@dataclass(frozen=True)
-class Streamed:
-    """The best schedule found, a bound of the total time, and the policies it was compared with."""
-
-    best: Schedule
-    bound_ns: int
-    policies: tuple[tuple[str, int], ...]
+    @property
+    def peak_bytes(self) -> int:
+        """Of the fastest memory."""
+        return self.peaks[0]
 
 
 def uses_of(flow: Flow) -> list[list[int]]:
-    """Steps that use each buffer, ascending."""
+    """Steps that write or read each buffer, ascending."""
     found: list[list[int]] = [[] for _ in flow.sizes]
-    for step, reads in enumerate(flow.reads):
-        for buffer in reads:
+    for step, (reads, writes) in enumerate(zip(flow.reads, flow.writes, strict=True)):
+        for buffer in dict.fromkeys((*reads, *writes)):
             found[buffer].append(step)
     return found
 
 
+def levels_for(flow: Flow, step: int) -> list[int]:
+    """The levels on which a step can run and that hold what it reads and writes."""
+    held = sum(flow.sizes[b] for b in {*flow.reads[step], *flow.writes[step]})
+    caps = [level.capacity_bytes for level in flow.levels]
+    times = flow.compute_ns[step]
+    return [k for k, cap in enumerate(caps) if times[k] is not None and (cap is None or held <= cap)]
+
+
 def check_flow(flow: Flow) -> None:
-    """Raise ``TableError`` where some step does not fit by itself or a figure makes no sense."""
-    if len(flow.compute_ns) != len(flow.reads) or flow.bytes_per_second <= 0 or flow.latency_ns < 0:
-        raise TableError("a flow needs one compute time per step, a positive bandwidth and a latency of at least 0")
-    if min((*flow.sizes, *flow.compute_ns, 0)) < 0:
+    """Raise ``TableError`` where a figure makes no sense or some step cannot run."""
+    if not len(flow.compute_ns) == len(flow.reads) == len(flow.writes) or len(flow.sizes) != len(flow.home):
+        raise TableError("a flow needs times, reads and writes for each step, a size and a home for each buffer")
+    for level in flow.levels[1:]:
+        if not level.bandwidth or min(speed for _, speed in level.bandwidth) <= 0 or level.latency_ns < 0:
+            raise TableError(f"store {level.name!r} needs a positive bandwidth and a latency of at least 0")
+    if min((*flow.sizes, *(t for times in flow.compute_ns for t in times if t is not None), 0)) < 0:
         raise TableError("a flow has a negative size or time")
-    for step, reads in enumerate(flow.reads):
-        if sum(flow.sizes[b] for b in set(reads)) > flow.capacity:
-            raise TableError(f"step {step} reads more than the working memory of {flow.capacity} bytes holds")
+    written: set[int] = set()
+    for step, (reads, writes) in enumerate(zip(flow.reads, flow.writes, strict=True)):
+        if written & set(writes) or set(reads) & set(writes) or any(b in r for b in writes for r in flow.reads[:step]):
+            raise TableError(f"step {step} writes a buffer that was read or written before; give it one of its own")
+        written |= set(writes)
+        fits = levels_for(flow, step)
+        if not fits:
+            held = sum(flow.sizes[b] for b in {*reads, *writes})
+            raise TableError(f"step {step} needs {held} bytes at once, more than any memory it can run on holds")
 
 
-def occupancy(flow: Flow, kept: frozenset[Gap]) -> list[int]:
-    """Bytes held during each step by what is read there or kept across it."""
-    held = [sum(flow.sizes[b] for b in set(reads)) for reads in flow.reads]
-    for buffer, steps in enumerate(uses_of(flow)):
-        for number in range(1, len(steps)):
-            if (buffer, number) in kept:
-                for step in range(steps[number - 1] + 1, steps[number]):
-                    held[step] += flow.sizes[buffer]
-    return held
+class Replay:
+    """The state of one replay: bytes held by level and step, when links are free, when copies are there."""
+
+    def __init__(self, flow: Flow, decisions: Decisions) -> None:
+        self.flow, self.places = flow, decisions.places
+        self.lies = dict(decisions.lies)
+        self.uses = uses_of(flow)
+        self.steps = len(flow.reads)
+        self.written = {b for writes in flow.writes for b in writes}
+        self.held = [[0] * self.steps for _ in flow.levels]
+        self.free = {(link, down): 0 for link in range(1, len(flow.levels)) for down in (False, True)}
+        self.transfers: list[Transfer] = []
+        self.begins: list[int] = []
+        self.ends: list[int] = []
+        self.there: dict[tuple[int, int], int] = {}  # (buffer, level) -> when its copy is complete
+        self.gates = [0] * (self.steps + 1)  # earliest begin of each step: what leaves must be gone by then
+
+    def hold(self) -> bool:
+        """Count what the decisions hold on each level; whether all of it fits."""
+        flow = self.flow
+        spans: set[tuple[int, int, int]] = set()  # (buffer, level, step)
+        for buffer, steps in enumerate(self.uses):
+            fixed = flow.home[buffer] if steps and buffer not in self.written else -1
+            spans |= {(buffer, fixed, step) for step in range(self.steps) if fixed >= 0}
+            for number, step in enumerate(steps):
+                spans.add((buffer, self.places[step], step))
+                if number:
+                    level = self.lies[buffer, number]
+                    spans |= {(buffer, level, k) for k in range(steps[number - 1], step + 1)}
+        for buffer, level, step in spans:
+            self.held[level][step] += flow.sizes[buffer]
+        return all(self._fits(level, step, 0) for level in range(len(flow.levels)) for step in range(self.steps))
+
+    def _fits(self, level: int, step: int, size: int) -> bool:
+        most = self.flow.levels[level].capacity_bytes
+        return most is None or self.held[level][step] + size <= most
+
+    def move(self, buffer: int, step: int, path: tuple[int, int], ready: int) -> int:
+        """Copy a buffer from one level to another, link after link; returns when it is there."""
+        source, target = path
+        down = target > source
+        links = range(source + 1, target + 1) if down else range(source, target, -1)
+        for link in links:
+            begin = max(ready, self.free[link, down])
+            ready = begin + self.flow.levels[link].time_of(self.flow.sizes[buffer])
+            self.free[link, down] = ready
+            self.transfers.append(Transfer(buffer, step, begin, ready, link, down))
+        return ready
+
+    def source_of(self, buffer: int, number: int, place: int) -> int:
+        """Where a use takes its buffer from: where it lies, or its home where that is nearer."""
+        lies = self.lies[buffer, number] if number else self.flow.home[buffer]
+        if buffer in self.written or abs(lies - place) <= abs(self.flow.home[buffer] - place):
+            return lies
+        return self.flow.home[buffer]
+
+    def fetch(self, buffer: int, number: int, step: int) -> int:
+        """Bring a buffer to where a step computes; returns when it is there."""
+        place = self.places[step]
+        source = self.source_of(buffer, number, place)
+        ready = self.there.get((buffer, source), 0)
+        if source == place:
+            return ready
+        last = self.uses[buffer][number - 1] if number else -1
+        first = step
+        size = self.flow.sizes[buffer]
+        while first - 1 > last and self._fits(place, first - 1, size):
+            first -= 1
+            self.held[place][first] += size
+        opened = max(self.ends[first - 1] if first else 0, self.gates[first])
+        arrival = self.move(buffer, step, (source, place), max(ready, opened))
+        self.there[buffer, place] = arrival
+        return arrival
+
+    def leave(self, buffer: int, number: int, step: int) -> None:
+        """After use ``number``: bring the buffer to where it lies until the next one, if it is not there already."""
+        if number + 1 >= len(self.uses[buffer]):
+            return
+        place, target = self.places[step], self.lies[buffer, number + 1]
+        was = self.lies.get((buffer, number), -1)
+        clean = buffer not in self.written
+        if target in (place, was) or (clean and target == self.flow.home[buffer]):
+            return
+        done = self.move(buffer, step, (place, target), self.ends[step])
+        self.there[buffer, target] = done
+        until = step
+        while until + 1 < self.steps and self._fits(place, until + 1, self.flow.sizes[buffer]):
+            if self.ends[step] + self._computed(step, until + 1) >= done:
+                break
+            until += 1
+            self.held[place][until] += self.flow.sizes[buffer]
+        self.gates[until + 1] = max(self.gates[until + 1], done)
+
+    def _computed(self, step: int, until: int) -> int:
+        """Compute time of the steps between, the least that passes."""
+        return sum(self.flow.compute_ns[k][self.places[k]] or 0 for k in range(step + 1, until))
+
+    def run(self) -> None:
+        """Replay all steps."""
+        clock = 0
+        for step, (reads, writes) in enumerate(zip(self.flow.reads, self.flow.writes, strict=True)):
+            numbers = {b: self.uses[b].index(step) for b in (*reads, *writes)}
+            ready = max((self.fetch(b, numbers[b], step) for b in dict.fromkeys(reads)), default=0)
+            begin = max(clock, ready, self.gates[step])
+            clock = begin + (self.flow.compute_ns[step][self.places[step]] or 0)
+            self.begins.append(begin)
+            self.ends.append(clock)
+            for buffer in writes:
+                self.there[buffer, self.places[step]] = clock
+            for buffer in dict.fromkeys((*reads, *writes)):
+                self.leave(buffer, numbers[buffer], step)
 
 
-def simulate(flow: Flow, kept: frozenset[Gap]) -> Schedule | None:
-    """Replay: fetches in order of use, each as early as there is room for it; None where the kept set does not fit."""
-    held = occupancy(flow, kept)
-    if max(held, default=0) > flow.capacity:
+def simulate(flow: Flow, decisions: Decisions) -> Schedule | None:
+    """Replay decisions; None where a step cannot run where it should, or some level holds too much."""
+    places = decisions.places
+    if any(flow.compute_ns[step][place] is None for step, place in enumerate(places)):
         return None
-    numbers = [0] * len(flow.sizes)
-    link, ends = 0, list[int]()
-    transfers: list[Transfer] = []
-    clock, stall = 0, 0
-    order = [(step, b) for step, reads in enumerate(flow.reads) for b in dict.fromkeys(reads)]
-    for place, (step, buffer) in enumerate(order):
-        number = numbers[buffer]
-        numbers[buffer] += 1
-        if (buffer, number) not in kept:
-            first = step
-            while (
-                first > 0
-                and held[first - 1] + flow.sizes[buffer] <= flow.capacity
-                and buffer not in flow.reads[first - 1]
-            ):
-                first -= 1
-            for earlier in range(first, step):
-                held[earlier] += flow.sizes[buffer]
-            opened = ends[first - 1] if 0 < first <= len(ends) else 0
-            link = max(link, opened)
-            arrival = link + flow.latency_ns + -(-flow.sizes[buffer] * 10**9 // flow.bytes_per_second)
-            transfers.append(Transfer(buffer, step, link, arrival))
-            link = arrival
-        if place + 1 == len(order) or order[place + 1][0] != step:
-            _finish(flow, step, transfers, ends)
-    while len(ends) < len(flow.compute_ns):
-        ends.append((ends[-1] if ends else 0) + flow.compute_ns[len(ends)])
-    clock = ends[-1] if ends else 0
-    stall = clock - sum(flow.compute_ns)
-    traffic = sum(flow.sizes[t.buffer] for t in transfers)
-    return Schedule(clock, stall, traffic, kept, tuple(transfers), max(held, default=0), tuple(ends))
-
-
-def _finish(flow: Flow, step: int, transfers: Sequence[Transfer], ends: list[int]) -> None:
-    """Append the end of ``step`` (and of steps before it that read nothing)."""
-    while len(ends) < step:
-        ends.append((ends[-1] if ends else 0) + flow.compute_ns[len(ends)])
-    ready = max((t.end_ns for t in transfers if t.step == step), default=0)
-    ends.append(max(ready, ends[-1] if ends else 0) + flow.compute_ns[step])
-
-
-def lower_bound(flow: Flow) -> int:
-    """No schedule is faster: all compute after the first fetch, and the link moves at least what cannot be kept."""
-    uses = uses_of(flow)
-    once = sum(flow.sizes[b] for b, steps in enumerate(uses) if steps)
-    fetches = sum(1 for steps in uses if steps)
-    link = once * 10**9 // flow.bytes_per_second + flow.latency_ns * fetches
-    first = min((flow.sizes[b] for b in (flow.reads[0] if flow.reads else ())), default=0)
-    lead = (flow.latency_ns + first * 10**9 // flow.bytes_per_second) if flow.reads and flow.reads[0] else 0
-    last = flow.compute_ns[-1] if flow.reads and flow.reads[-1] else 0
-    return max(sum(flow.compute_ns) + lead, link + min(last, min(flow.compute_ns, default=0)))
-
-
-def evict(flow: Flow, rule: str) -> frozenset[Gap]:
-    """What LRU or Belady (farthest next use) would have kept: on a full memory the rule names who goes."""
-    uses = uses_of(flow)
-    inside: dict[int, int] = {}  # buffer -> step of its last use
-    numbers = [0] * len(flow.sizes)
-    kept: set[Gap] = set()
-    for step, reads in enumerate(flow.reads):
-        for buffer in dict.fromkeys(reads):
-            if buffer in inside:
-                kept.add((buffer, numbers[buffer]))
-            inside[buffer] = step
-            numbers[buffer] += 1
-        for buffer in list(inside):
-            if buffer not in reads and numbers[buffer] >= len(uses[buffer]):
-                del inside[buffer]
-        while sum(flow.sizes[b] for b in inside) > flow.capacity:
-            idle = [b for b in inside if b not in reads]
-            far = {b: next((s for s in uses[b] if s > step), 1 << 60) for b in idle}
-            del inside[min(idle, key=lambda b: inside[b]) if rule == "lru" else max(idle, key=lambda b: (far[b], b))]
-    return _fitting(flow, kept)
-
-
-def _fitting(flow: Flow, wanted: set[Gap]) -> frozenset[Gap]:
-    """The wanted gaps without those for which there is no room, longest gaps dropped first."""
-    uses = uses_of(flow)
-    found: set[Gap] = set()
-    held = occupancy(flow, frozenset())
-    for buffer, number in sorted(wanted, key=lambda g: (uses[g[0]][g[1]] - uses[g[0]][g[1] - 1], g)):
-        between = range(uses[buffer][number - 1] + 1, uses[buffer][number])
-        if all(held[step] + flow.sizes[buffer] <= flow.capacity for step in between):
-            found.add((buffer, number))
-            for step in between:
-                held[step] += flow.sizes[buffer]
-    return frozenset(found)
-
-
-def benefit_per_byte(flow: Flow) -> frozenset[Gap]:
-    """Keep the gaps that save most fetching per byte and step held (an XLA-like greedy)."""
-    uses = uses_of(flow)
-    every = {(b, k) for b, steps in enumerate(uses) for k in range(1, len(steps))}
-    return _fitting(flow, every)
-
-
-def stream(flow: Flow, *, time_limit_s: float = 5.0, rounds: int = 400, seed: int = 0) -> Streamed:
-    """The fastest schedule found: the best policy, then gaps added and dropped as long as the replay gets faster."""
-    check_flow(flow)
-    deadline = time.perf_counter() + time_limit_s
-    starts = {"lru": evict(flow, "lru"), "belady": evict(flow, "belady"), "benefit per byte": benefit_per_byte(flow)}
-    starts["keep nothing"] = frozenset()
-    made = {name: simulate(flow, kept) for name, kept in starts.items()}
-    known = {name: schedule for name, schedule in made.items() if schedule is not None}
-    best = min(known.values(), key=lambda s: (s.total_ns, s.traffic_bytes))
-    bound = lower_bound(flow)
-    rng = random.Random(seed)
-    gaps = sorted({(b, k) for b, steps in enumerate(uses_of(flow)) for k in range(1, len(steps))})
-    for _ in range(rounds if gaps else 0):
-        if best.total_ns <= bound or time.perf_counter() > deadline:
-            break
-        flipped = set(rng.sample(gaps, min(len(gaps), rng.choice((1, 1, 2, 3)))))
-        trial = simulate(flow, frozenset(set(best.kept) ^ flipped))
-        if trial is not None and (trial.total_ns, trial.traffic_bytes) < (best.total_ns, best.traffic_bytes):
-            best = trial
-    return Streamed(best, bound, tuple((name, schedule.total_ns) for name, schedule in known.items()))
+    replay = Replay(flow, decisions)
+    if not replay.hold():
+        return None
+    replay.run()
+    busy = sum(flow.compute_ns[step][place] or 0 for step, place in enumerate(places))
+    total = max([0, *replay.ends])
+    traffic = sum(flow.sizes[t.buffer] for t in replay.transfers)
+    peaks = tuple(max(row, default=0) for row in replay.held)
+    return Schedule(
+        total,
+        total - busy,
+        traffic,
+        decisions,
+        tuple(replay.transfers),
+        peaks,
+        tuple(replay.begins),
+        tuple(replay.ends),
+    )
 
 
 def chrome_trace(flow: Flow, schedule: Schedule) -> list[dict[str, object]]:
-    """Events for a trace viewer: compute on one row, transfers on another (microseconds)."""
-    events: list[dict[str, object]] = []
-    for step, end in enumerate(schedule.step_ends):
-        begin = end - flow.compute_ns[step]
-        events.append(
-            {
-                "name": f"step {step}",
-                "ph": "X",
-                "pid": 0,
-                "tid": 0,
-                "ts": begin / 1e3,
-                "dur": flow.compute_ns[step] / 1e3,
-            }
-        )
-    for t in schedule.transfers:
-        took = (t.end_ns - t.begin_ns) / 1e3
-        events.append(
-            {"name": f"buffer {t.buffer}", "ph": "X", "pid": 0, "tid": 1, "ts": t.begin_ns / 1e3, "dur": took}
-        )
-    return events
+    """Events for a trace viewer: compute on one row, each link's directions on others (microseconds)."""
+    rows: list[tuple[str, int, int, int]] = [
+        (f"step {step}", 0, begin, end)
+        for step, (begin, end) in enumerate(zip(schedule.step_begins, schedule.step_ends, strict=True))
+    ]
+    rows += [(f"buffer {t.buffer}", 2 * t.link - 1 + t.down, t.begin_ns, t.end_ns) for t in schedule.transfers]
+    return [
+        {"name": name, "ph": "X", "pid": 0, "tid": row, "ts": begin / 1e3, "dur": (end - begin) / 1e3}
+        for name, row, begin, end in rows
+    ]

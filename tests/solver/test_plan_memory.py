@@ -12,7 +12,6 @@ from adaflex.solver.pack.files import Operator
 from adaflex.solver.pack.greedy import pack
 from adaflex.solver.pack.order import buffers_in_order, graph_of, lowest_order, peak_of, sliced_peak
 from adaflex.solver.pack.recompute import Reused, retain
-from adaflex.solver.pack.tiers import Flow, chrome_trace, simulate, stream, uses_of
 from adaflex.solver.pack.validate import validate
 from adaflex.solver.plan import Plan
 from adaflex.solver.table import Budget, Buffer
@@ -105,40 +104,6 @@ def test_recomputation_needs_its_inputs() -> None:
     assert retain([kept, x, Reused("big", 6, (2,), 1)], 8).again == (("x", 3),)
     with pytest.raises(TableError, match="unknown buffer"):
         retain([Reused("x", 1, (0, 1), 1, ("none",))], 5)
-
-
-def random_flow(seed: int) -> Flow:
-    rng = random.Random(seed)
-    count = rng.randint(2, 4)
-    sizes = tuple(rng.randint(1, 5) for _ in range(count))
-    reads = tuple((rng.randrange(count),) for _ in range(rng.randint(3, 7)))
-    return Flow(tuple(rng.randint(0, 6) for _ in reads), reads, sizes, rng.randint(5, 9), 10**9, rng.randint(0, 1))
-
-
-@pytest.mark.parametrize("part", range(4))
-def test_streams_equal_brute_force_and_beat_every_policy(part: int) -> None:
-    for seed in range(part * 50, part * 50 + 50):
-        flow = random_flow(seed)
-        gaps = [(b, k) for b, steps in enumerate(uses_of(flow)) for k in range(1, len(steps))]
-        every = [
-            simulate(flow, frozenset(kept)) for n in range(len(gaps) + 1) for kept in itertools.combinations(gaps, n)
-        ]
-        least = min(s.total_ns for s in every if s is not None)
-        made = stream(flow, rounds=600)
-        assert made.best.total_ns == least >= made.bound_ns, seed
-        assert all(made.best.total_ns <= total for _, total in made.policies)
-        assert made.best.peak_bytes <= flow.capacity and len(chrome_trace(flow, made.best)) >= len(flow.reads)
-        again = simulate(flow, made.best.kept)
-        assert again == made.best
-
-
-def test_impossible_flows_are_refused() -> None:
-    with pytest.raises(TableError, match="step 0 reads more"):
-        stream(Flow((1,), ((0,),), (9,), 5, 1))
-    with pytest.raises(TableError, match="positive bandwidth"):
-        stream(Flow((1,), ((0,),), (9,), 50, 0))
-    with pytest.raises(TableError, match="negative"):
-        stream(Flow((-1,), ((0,),), (9,), 50, 1))
 
 
 def test_program_and_packer_agree() -> None:

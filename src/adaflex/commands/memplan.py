@@ -109,6 +109,8 @@ def solve_tiers(path: Path, problem: MemoryProblem, args: argparse.Namespace) ->
             "operator": problem.operators[t.step].id,
             "begin_ns": t.begin_ns,
             "end_ns": t.end_ns,
+            "from": flow.levels[t.link - t.down].name,
+            "to": flow.levels[t.link - (not t.down)].name,
         }
         for t in best.transfers
     ]
@@ -117,6 +119,11 @@ def solve_tiers(path: Path, problem: MemoryProblem, args: argparse.Namespace) ->
         "total_ns": best.total_ns, "bound_ns": made.bound_ns, "stall_ns": best.stall_ns,
         "traffic_bytes": best.traffic_bytes, "peak_bytes": best.peak_bytes, "policies": dict(made.policies),
         "transfers": rows,
+        "peaks": {level.name: peak for level, peak in zip(flow.levels, best.peaks, strict=True)},
+        "computed_on": {
+            op.id: flow.levels[place].name
+            for op, place in zip(problem.operators, best.decisions.places, strict=True)
+        },
     }  # fmt: skip
     if args.json:
         print(json.dumps(answer))
