@@ -18,7 +18,7 @@ _HOME = {
     "load": "adaflex.handle",
     "memplan": "adaflex.solver.memplan",
     "plan": "adaflex.api",
-    "programs": "adaflex.api",
+    "programs": "adaflex.backend",
 }
 
 __all__ = ["AdaflexError", "Calibration", "__version__", "allocate", "compile", "load", "memplan", "plan", "programs"]

@@ -29,7 +29,8 @@ from adaflex.passes.menu import Machine
 from adaflex.passes.widths import kept_of
 from adaflex.planning import Planned, plan_model
 from adaflex.progress import Bars
-from adaflex.report import text_report, write_report
+from adaflex.report import text_report
+from adaflex.reporting import write_report
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.signature import Leaf, Signature, structure
 from adaflex.runtime.verdict import Verdict
@@ -39,7 +40,7 @@ from adaflex.solver.table import CostTable
 from adaflex.solver.table_json import encode
 from adaflex.verifying import decision_of
 
-__all__ = ["ModelPlan", "Program", "compile", "load", "plan", "programs"]
+__all__ = ["ModelPlan", "Program", "compile", "load", "plan"]
 
 log = logging.getLogger("adaflex")
 
@@ -105,13 +106,6 @@ def plan(model: nn.Module, inputs: Any = None, **keywords: Any) -> ModelPlan:
 def compile(model: nn.Module, inputs: Any = None, **keywords: Any) -> Program:
     """Plan a model and return the program that runs by the plan."""
     return plan(model, inputs, **keywords).compile()
-
-
-def programs(compiled: object) -> list[Any]:
-    """The programs behind ``torch.compile(model, backend="adaflex")``, in the order they were planned."""
-    from adaflex import backend
-
-    return list(backend.programs(compiled))
 
 
 def _calls(inputs: Any, options: Options) -> Calibration:

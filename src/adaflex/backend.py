@@ -167,7 +167,7 @@ def compile_graph(
 
 
 def programs(compiled: object) -> list[Runnable]:
-    """The planned programs behind what ``torch.compile(model, backend="adaflex")`` returned."""
+    """The planned programs behind what ``torch.compile(model, backend="adaflex")`` returned, in their order."""
     return default_backend().programs(compiled)
 
 

@@ -1,14 +1,12 @@
 """The text report of a plan: what each layer got and why, what was promised and what was measured, and the proof.
 
-In: ``Planned``. Out: text; ``write_report`` also writes the HTML page.
+In: ``Planned``. Out: text.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import sys
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -178,16 +176,3 @@ def _sources(choice: Choice) -> str:
     """Where a choice's figures are from: in one word where it is one."""
     time, loss = choice.cost.source, choice.cost.loss_source
     return time if time == loss else f"time {time}, loss {loss}"
-
-
-def write_report(planned: Planned, where: bool | str) -> None:
-    """``True``: the text on stderr; a path: the HTML page there too."""
-    print(text_report(planned), file=sys.stderr)
-    if where is True:
-        return
-    from adaflex.report_html import page
-
-    target = Path(str(where))
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(page(planned))
-    partial.replace(target)
