@@ -16,10 +16,10 @@ from torch import Tensor, fx
 from adaflex.passes.calibration import Inputs, Samples
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.menu import Encoded, Menu, family
-from adaflex.passes.repair import Statistics, repair_gram, statistics
+from adaflex.passes.repair import Statistics, bias_shift, repair_gram, statistics
 from adaflex.passes.sites import Sites
 from adaflex.passes.suffix import Cursor
-from adaflex.passes.widths import Mlp, Shrunk, dense, kept_of, shrink
+from adaflex.passes.widths import Mlp, Shrunk, bias_of, dense, kept_of, shrink
 from adaflex.solver.table import Encoding
 
 log = logging.getLogger("adaflex.passes")
@@ -104,10 +104,10 @@ class Encoder:
             return known
         if kept_of(encoding) is not None:
             return self._encode_narrow(cursor, site, encoding)
-        gram = None
-        if encoding.rounding == "compensated":
-            gram = self._gram(cursor, site)
-        return self._encode(site, encoding, gram)
+        if encoding.rounding != "compensated":
+            return self._encode(site, encoding, None)
+        gram = self._gram(cursor, site)
+        return self._encode(site, encoding, gram, None if gram is not None else self._mean(cursor, site))
 
     def _encode_narrow(self, cursor: Cursor, site: str, encoding: Encoding) -> Encoded:
         """What is left of a site of an mlp; ups say which neurons, so that biases follow."""
@@ -154,8 +154,20 @@ class Encoder:
         masks = [None if mask is None else call[mask] for call in self.data.fit]
         return statistics(zip(inputs, masks, strict=True))
 
-    def _encode(self, site: str, encoding: Encoding, gram: Tensor | None) -> Encoded:
-        made = family(self.menu, encoding.family).encode(self._weight(site), encoding, gram)
+    def _mean(self, cursor: Cursor, site: str) -> Statistics | None:
+        """What rounding to nearest is corrected by in the mean: of sites used once, with a bias of their own."""
+        bias = bias_of(cursor.node(self.sites.uses[site][0]))
+        constants = {constant.node for constant in self.capture.constants}
+        own = bias is not None and bias.name in constants and len(bias.users) == 1
+        return self._last[1] if own and self._last is not None and len(self.sites.uses[site]) == 1 else None
+
+    def _encode(self, site: str, encoding: Encoding, gram: Tensor | None, mean: Statistics | None = None) -> Encoded:
+        entry = family(self.menu, encoding.family)
+        made = entry.encode(self._weight(site), encoding, gram)
+        if mean is not None:
+            shift = bias_shift(self._weight(site) - entry.decode(made), mean)
+            extra = {} if shift is None else {"shift": shift}
+            made = Encoded(made.encoding, made.shape, {**made.parts, **extra})
         if encoding.rounding == "compensated":
             self._hold(site, encoding, made)
         return made

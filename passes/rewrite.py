@@ -38,6 +38,8 @@ class Reference(nn.Module):
             return F.embedding(x, self.entry.decode(Encoded(self.encoding, self.shape, parts)))
         if bias is not None and "kept" in parts:  # of the neurons that are left
             bias = bias[parts["kept"]]
+        if bias is not None and "shift" in parts:  # what rounding takes from the mean output
+            bias = bias + parts["shift"].to(bias.dtype)
         return self.entry.reference(x, Encoded(self.encoding, self.shape, parts), bias)
 
 

@@ -123,7 +123,7 @@ def _mlp(down: fx.Node, by_use: Mapping[str, str], constants: set[str]) -> Mlp |
         return None
     ups, inner = gathered
     readers = {*inner, down}
-    biases = [bias for up in ups if (bias := _bias(up)) is not None]
+    biases = [bias for up in ups if (bias := bias_of(up)) is not None]
     alone = all(set(node.users) <= readers for node in (*ups, *inner))
     own = all(bias.name in constants and len(bias.users) == 1 for bias in biases)
     if not alone or not own or len({up.args[0] for up in ups}) != 1:
@@ -157,7 +157,8 @@ def _is_pointwise(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
 
 
-def _bias(linear: fx.Node) -> fx.Node | None:
+def bias_of(linear: fx.Node) -> fx.Node | None:
+    """The node that a linear adds to its product."""
     bias = linear.args[2] if len(linear.args) > 2 else None
     return bias if isinstance(bias, fx.Node) else None
 

@@ -24,6 +24,8 @@ from adaflex.runtime.execute import Executor
 from adaflex.runtime.program import Constant
 from adaflex.solver.table import Encoding
 
+UNPACKED = ("kept", "shift")  # what a packed tensor does not say: the neurons that are left, what its bias gets
+
 
 @dataclass(frozen=True, eq=False)
 class Decided:
@@ -31,15 +33,14 @@ class Decided:
 
     decision: Decision
     assembled: Assembled
-    kept: Mapping[str, Tensor] = field(default_factory=dict)  # site -> the neurons that are left of it
+    extra: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # site -> its parts that are not packed
 
     def encoded(self, site: str, encoding: Encoding, shape: tuple[int, ...]) -> Encoded | None:
         """The site's tensor as this program stores it; None where it does not."""
         for constant in self.assembled.program.constants:
             if constant.name == site and constant.form == packed_form(dense(encoding)):
                 made = kernel(MENU, encoding.family).unpack(self._bytes(constant), shape, dense(encoding))
-                extra = {"kept": self.kept[site]} if site in self.kept else {}
-                return Encoded(encoding, made.shape, {**made.parts, **extra})
+                return Encoded(encoding, made.shape, {**made.parts, **self.extra.get(site, {})})
         return None
 
     def _bytes(self, constant: Constant) -> Tensor:

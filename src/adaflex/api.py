@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from adaflex import gpu, machine
-from adaflex.adopting import Decided, adopt
+from adaflex.adopting import UNPACKED, Decided, adopt
 from adaflex.applying import apply_plan, saved_of
 from adaflex.compiled import Call, Part
 from adaflex.errors import CalibrationError, CaptureError, OptionError
@@ -220,10 +220,14 @@ def plan_capture(capture: Capture, weights: Weights, call: Call, options: Option
 def decided_of(planned: Planned) -> Decided:
     """What a plan decided, for graphs that come later."""
     decision = decision_of(planned.table, planned.plan)
-    narrow = {site: each for site, each in decision.encodings.items() if kept_of(each) is not None}
-    parts = {site: made.parts for site, made in planned.scores.tensors(narrow).items()}
-    kept = {site: found["kept"] for site, found in parts.items() if "kept" in found}
-    return Decided(decision, planned.assembled, kept)
+    repaired = {
+        site: each
+        for site, each in decision.encodings.items()
+        if kept_of(each) is not None or each.rounding == "compensated"
+    }
+    parts = {site: made.parts for site, made in planned.scores.tensors(repaired).items()}
+    extra = {site: {name: found[name] for name in UNPACKED if name in found} for site, found in parts.items()}
+    return Decided(decision, planned.assembled, extra)
 
 
 def roomiest(data: Calibration) -> Batch:

@@ -22,7 +22,7 @@ from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Encoded, Machine
 from adaflex.passes.restructure import Restructured, restructure
 from adaflex.passes.sites import Sites
-from adaflex.passes.widths import dense
+from adaflex.passes.widths import bias_of, dense
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.program import Program
 from adaflex.runtime.stream import Stream
@@ -92,6 +92,8 @@ def assemble(capture: Capture, weights: Weights, sites: Sites, decision: Decisio
     capture, sites, weights = small.capture, small.sites, small.weights(weights, kept)
     by_node = {constant.node: weight for constant, weight in zip(capture.constants, weights, strict=True)}
     site_of = sites_by_node(capture, sites)
+    for bias, shift in _shifts(capture, sites, decision, provider).items():
+        by_node[bias] = by_node[bias] + shift.to(by_node[bias].dtype)
 
     def pack(use: ConstantUse) -> Tensor:
         assert use.encoding is not None
@@ -100,6 +102,20 @@ def assemble(capture: Capture, weights: Weights, sites: Sites, decision: Decisio
 
     program, made = finish(draft, by_node, _names(capture), pack)
     return Assembled(program, made.resident, keep(made.streamed.numpy()) if program.blocks else None)
+
+
+def _shifts(capture: Capture, sites: Sites, decision: Decision, provider: Provider) -> dict[str, Tensor]:
+    """What is added to biases, by their placeholders: repair makes up for the mean error of rounding there."""
+    nodes = {node.name: node for node in capture.graph.graph.nodes}
+    found = {}
+    for site in sites.sites:
+        encoding = decision.encodings.get(site.id)
+        if encoding is None or encoding.rounding != "compensated":
+            continue
+        shift, bias = provider(site.id, encoding).parts.get("shift"), bias_of(nodes[sites.uses[site.id][0]])
+        if shift is not None and bias is not None:
+            found[bias.name] = shift
+    return found
 
 
 def _names(capture: Capture) -> dict[str, str]:
