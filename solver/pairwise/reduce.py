@@ -12,7 +12,7 @@ import numpy as np
 
 from adaflex.solver.pairwise.network import Floats, Ints, Network
 
-FEW = 16  # neighbours
+FEW = 256  # neighbours
 LARGE = 4_000_000  # entries beyond which dominance is not looked for and nodes are not eliminated
 
 
@@ -31,14 +31,14 @@ def reduce(net: Network, deadline: float, waiting: Iterable[int] | None = None) 
             if time.perf_counter() > deadline:
                 break
             around = set(net.near[i])
-            changed = _allowed(net, i)
+            if _allowed(net, i):
+                later |= around
             if not len(net.cost[i]) or not _settle_use(net, i):
                 return False
-            changed |= _dominated(net, i)
-            changed |= _separable(net, i)
-            changed |= _single(net, i) or _determines(net, i) or _eliminated(net, i)
-            if changed:
-                later |= around | set(net.near[i]) | {i}
+            if _dominated(net, i):
+                later |= around
+            later |= _separable(net, i)
+            later |= _single(net, i) or _determines(net, i) or _eliminated(net, i)
         queue = sorted(later & net.open)
     return True
 
@@ -100,9 +100,9 @@ def _dominated(net: Network, i: int) -> bool:
     return True
 
 
-def _separable(net: Network, i: int) -> bool:
-    """A table that is a sum of one cost for each end is no table."""
-    changed = False
+def _separable(net: Network, i: int) -> set[int]:
+    """A table that is a sum of one cost for each end is no table. Returns the nodes to look at again."""
+    changed = set()
     for j in list(net.near[i]):
         table = net.near[i][j]
         own = table[:, :1]
@@ -110,49 +110,56 @@ def _separable(net: Network, i: int) -> bool:
             net.cost[i] = net.cost[i] + own[:, 0]
             net.cost[j] = net.cost[j] + (table - own)[0]
             del net.near[i][j], net.near[j][i]
-            changed = True
+            changed |= {i, j}
     return changed
 
 
-def _single(net: Network, i: int) -> bool:
+def _single(net: Network, i: int) -> set[int]:
     """A node with one option is decided."""
     if len(net.cost[i]) > 1:
-        return False
+        return set()
+    around = set(net.near[i])
     net.constant += float(net.cost[i][0])
     for j, table in net.close(i, lambda chosen: chosen.update({i: 0})).items():
         net.cost[j] = net.cost[j] + table[0]
-    return True
+    return around
 
 
-def _determines(net: Network, i: int) -> bool:
+def _determines(net: Network, i: int) -> set[int]:
     """Where each option allows exactly one of a neighbour, the neighbour is part of this node."""
-    for j, table in net.near[i].items():
+    again: set[int] = set()
+    for j in list(net.near[i]):
         if len(net.near[j]) > max(len(net.near[i]), FEW):
             continue  # moving all its tables takes too long; where both determine each other, i joins j in its turn
-        allowed = np.isfinite(table)
+        allowed = np.isfinite(net.near[i][j])
         if (allowed.sum(axis=1) == 1).all():
-            to = allowed.argmax(axis=1)
-
-            def back(chosen: dict[int, int], j: int = j, to: Ints = to) -> None:
-                chosen[j] = int(to[chosen[i]])
-
-            net.cost[i] = net.cost[i] + net.cost[j][to] + table[np.arange(len(to)), to]
-            net.held[i] = net.held[i] + [(a, b, use[to]) for a, b, use in net.held[j]]
-            for k, other in net.close(j, back).items():
-                if k != i:
-                    net.join(i, k, other[to])
-            return True
-    return False
+            again |= {i, *_joined(net, i, j, allowed.argmax(axis=1))}
+    return again
 
 
-def _eliminated(net: Network, i: int) -> bool:
+def _joined(net: Network, i: int, j: int, to: Ints) -> set[int]:
+    """Make a node part of another, whose options say by ``to`` what it takes; returns the nodes it was next to."""
+
+    def back(chosen: dict[int, int]) -> None:
+        chosen[j] = int(to[chosen[i]])
+
+    net.cost[i] = net.cost[i] + net.cost[j][to] + net.near[i][j][np.arange(len(to)), to]
+    net.held[i] = net.held[i] + [(a, b, use[to]) for a, b, use in net.held[j]]
+    moved = net.close(j, back)
+    for k, other in moved.items():
+        if k != i:
+            net.join(i, k, other[to])
+    return set(moved)
+
+
+def _eliminated(net: Network, i: int) -> set[int]:
     """A node that uses nothing and has at most two neighbours follows them at least cost."""
     around = list(net.near[i])
-    if net.held[i] or len(around) > 2:
-        return False
+    if i not in net.open or net.held[i] or len(around) > 2:
+        return set()
     shape = [len(net.cost[j]) for j in around]
     if len(net.cost[i]) * int(np.prod(shape)) > LARGE:
-        return False
+        return set()
     total = net.cost[i].reshape(-1, *[1] * len(around))
     for k, j in enumerate(around):
         axes = [1] * len(around)
@@ -170,7 +177,7 @@ def _eliminated(net: Network, i: int) -> bool:
         net.cost[around[0]] = net.cost[around[0]] + least
     else:
         net.join(around[0], around[1], least)
-    return True
+    return set(around)
 
 
 def tighten(net: Network) -> set[int]:
