@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -94,10 +94,12 @@ def provider_of(scores: Scores, decision: Decision) -> Provider:
 
 
 def prices_of(specs: AbstractSet[Spec], here: Machine, progress: Callable[[int, int], None]) -> dict[Spec, Price]:
-    """What each kernel costs here: as kept, the rest measured now."""
+    """What each kernel costs here: as kept, the rest measured now. What siblings take together is held against what
+    they take one by one, so both are measured in the same rounds."""
     kept = PriceCache(cache_folder("prices").parent, here)
-    missing = sorted((spec for spec in specs if kept.get(spec) is None), key=repr)
-    found = price(missing, here, progress)
+    missing = {spec for spec in specs if kept.get(spec) is None}
+    missing |= specs & {replace(spec, n=n, others=()) for spec in missing for n in (spec.n, *spec.others)}
+    found = price(sorted(missing, key=repr), here, progress)
     kept.put(found)
     return {spec: found.get(spec) or kept.prices[repr(spec)] for spec in specs}
 

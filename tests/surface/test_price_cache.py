@@ -1,9 +1,12 @@
 """Prices kept between runs: of this machine and compiler only, and only calm ones."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from adaflex import tabling
 from adaflex.passes.menu import Machine
 from adaflex.price_cache import PriceCache
 from adaflex.pricing import Price, Spec
@@ -26,3 +29,23 @@ def test_a_damaged_file_is_measured_again(tmp_path: Path, caplog: pytest.LogCapt
     cache.put({SPEC: Price(1200, 0.05)})
     cache.path.write_text('{"x": [1]}')
     assert PriceCache(tmp_path, HERE).get(SPEC) is None and "measured again" in caplog.text
+
+
+def test_what_is_compared_is_measured_in_the_same_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Siblings together are held against each alone: kept prices of these are of another hour, and are not used."""
+    monkeypatch.setenv("ADAFLEX_CACHE_DIR", str(tmp_path))
+    asked: list[set[Spec]] = []
+
+    def timed(specs: Sequence[Spec], here: Machine, progress: object) -> dict[Spec, Price]:
+        asked.append(set(specs))
+        return {spec: Price(100 * len(asked), 0.0) for spec in specs}
+
+    monkeypatch.setattr(tabling, "price", timed)
+    other, narrow = replace(SPEC, k=32), replace(SPEC, n=32)
+    together = replace(SPEC, others=(32, 128))
+    tabling.prices_of({SPEC, other, narrow}, HERE, lambda done, total: None)
+    found = tabling.prices_of({SPEC, other, narrow, together}, HERE, lambda done, total: None)
+    assert asked == [{SPEC, other, narrow}, {SPEC, narrow, together}]
+    assert {spec: price.time_ns for spec, price in found.items()} == {SPEC: 200, other: 100, narrow: 200, together: 200}
+    again = tabling.prices_of({SPEC, other, narrow, together}, HERE, lambda done, total: None)
+    assert again == found and asked[2:] in ([], [set()])
