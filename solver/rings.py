@@ -23,7 +23,7 @@ from adaflex.solver.sift import Run, solve_sifted
 from adaflex.solver.solve import Answer, Duals, Live
 
 FACTORS = (0.0, 0.4, 0.7, 0.85, 0.93, 1.0, 1.08, 1.18, 1.35, 1.7, 2.5)  # of the LP's ring: first cut into intervals
-LEVELS = (1.06, 1.12, 1.2, 1.35, 1.6)  # of the LP's ring: in a little more than it integers fit easily
+LEVELS = (1.05, 1.1, 1.15, 1.2, 1.35, 1.6)  # of the LP's ring: in a little more than it integers fit easily
 NARROW = 0.02  # relative width below which an interval is not cut again
 WHOLE = 1e-5  # a skip this near to 0 or 1 is decided
 
@@ -133,12 +133,8 @@ def _along_chain(tree: Tree, bounds: Bounds, duals: Duals) -> float:
     part = live.relax(time_limit=max(0.1, run.left))
     beyond = part.value if part is not None else INFINITE if live.lp_infeasible() else -INFINITE
     bounds.improve(INFINITE, time.perf_counter() + 0.08 * run.left)
-    skips: tuple[tuple[int, float], ...] = ()
-    if bounds.open and len(tree.wide):  # the chain decides them better than the LP does
-        lowest = min(bounds.open)
-        taken = set(bounds.plan(lowest.factors, lowest.high))
-        skips = tuple((int(column), float(int(column) in taken)) for column in tree.wide)
-    _near_levels(tree, float(duals.values[live.program.ring]), skips)
+    middle = float(duals.values[live.program.ring])
+    _near_levels(tree, middle, _skips(tree, bounds, duals, middle))
     tree.enter(0.0, INFINITE, ())
     if tree.best is not None:
         share = replace(run, deadline=time.perf_counter() + 0.75 * run.left)
@@ -146,6 +142,22 @@ def _along_chain(tree: Tree, bounds: Bounds, duals: Duals) -> float:
     target = tree.best.value if tree.best is not None and tree.best.value is not None else INFINITE
     bounds.improve(target * (1 - 0.5 * run.gap), time.perf_counter() + 0.6 * run.left)
     return min(bounds.least, beyond)
+
+
+def _skips(tree: Tree, bounds: Bounds, duals: Duals, middle: float) -> tuple[tuple[int, float], ...]:
+    """Skips to begin with: the LP's, rounded, or the chain's, whichever leaves the lower LP; else none."""
+    if not len(tree.wide):
+        return ()
+    lowest = min(bounds.open, default=None)
+    taken = set(bounds.plan(lowest.factors, lowest.high)) if lowest is not None else set()
+    found: list[tuple[float, tuple[tuple[int, float], ...]]] = []
+    for ask in (lambda c: duals.values[c] > 0.5, lambda c: c in taken):
+        held = tuple((int(column), float(ask(int(column)))) for column in tree.wide)
+        tree.enter(LEVELS[0] * middle, LEVELS[0] * middle, held)
+        part = tree.live.relax(time_limit=max(0.1, tree.run.left))
+        if part is not None:
+            found.append((part.value, held))
+    return min(found, default=(0.0, ()))[1]
 
 
 def several(program: Program) -> NDArray[np.int64]:
@@ -207,7 +219,7 @@ def _near_levels(tree: Tree, middle: float, held: tuple[tuple[int, float], ...])
         if part is None or run.left < 0.5:
             continue
         known = tree.best
-        for kept in (2, 5):
+        for kept in (2, 5, 24):
             tree.offer(near(live, part, kept, Run(time.perf_counter() + min(2.0, 0.1 * run.left), 2e-3, run.nodes)))
             if tree.best is not known:
                 break

@@ -22,7 +22,7 @@ from adaflex.solver.uniform import uniform_choices
 Chosen = dict[str, str] | None
 Allocator = Callable[[CostTable, Budget], Chosen]
 LOSS_STEPS = 10_000
-SIZE_STEPS = 4096
+SIZE_STEPS = 1 << 16
 
 
 def options(table: CostTable) -> list[list[Choice]]:
@@ -91,12 +91,12 @@ def _dp(costs: list[list[int]], values: list[list[float]], limit: int) -> list[i
 def rd_prune_dp(table: CostTable, budget: Budget) -> Chosen:
     """Least summed loss within the bytes, by dynamic programming over sites and bytes (rate-distortion pruning, DP).
 
-    Bytes are counted in steps of 1/4096 of the budget, rounded up, so the bytes are never exceeded.
+    Bytes are counted in a unit that divides all sizes, or in 65,536 steps of the budget, rounded up: never exceeded.
     """
     found, limit = options(table), room(table, budget)
     if limit is None or limit < 0 or not all(found):
         return None
-    step = max(1, limit // SIZE_STEPS)
+    step = max(1, math.gcd(*(c.cost.size_bytes for row in found for c in row)), limit // SIZE_STEPS)
     costs = [[-(-c.cost.size_bytes // step) for c in row] for row in found]
     picks = _dp(costs, [[c.cost.loss for c in row] for row in found], limit // step)
     return _named(table, [row[k] for row, k in zip(found, picks, strict=True)]) if picks else None

@@ -94,7 +94,7 @@ def test_tiers_in_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["memplan", str(path), "--json", "--plot", str(trace)]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["total_ns"] >= answer["bound_ns"] and answer["total_ns"] <= min(answer["policies"].values())
-    assert {event["tid"] for event in json.loads(trace.read_text())} == {0, 1, 3}
+    assert {event["tid"] for event in json.loads(trace.read_text())} >= {0, 1, 3}
     assert main(["memplan", str(path), "--capacity", "4000"]) == 0
     assert "waiting" in capsys.readouterr().out
     with pytest.raises(TableError, match="streaming needs"):
