@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from torch import fx
 
 from adaflex.codegen.kernels.call import Call
-from adaflex.codegen.regions import RegionBuilder
+from adaflex.codegen.regions import RegionBuilder, broadcast
 from adaflex.codegen.scalar_ops import Value
-from adaflex.codegen.sizes import known, same
+from adaflex.codegen.sizes import known
 from adaflex.codegen.views import View
 from adaflex.runtime.region import PANEL_ROWS, Load, Size
 
@@ -89,6 +89,4 @@ def _panels(builder: RegionBuilder, slot: int, call: Call, number: int, size: tu
 
 def _strides(builder: RegionBuilder, view: View) -> tuple[Size, ...]:
     """Strides of the row numbers over the region's leading axes."""
-    missing = len(builder.lead) - len(view.shape)
-    pairs = zip(view.shape, view.strides, builder.lead[missing:], strict=True)
-    return ((0,) * missing) + tuple(s if same(a, b) and known(a) != 1 else 0 for a, s, b in pairs)
+    return tuple(broadcast(view, builder.lead))

@@ -54,13 +54,13 @@ class RegionBuilder:
 
 
 def broadcast(view: View, space: Sequence[Size]) -> list[Size]:
-    """Strides of ``view`` over ``space``, right aligned; 0 along axes it does not have or has with size 1."""
+    """Strides of ``view`` over ``space``, right aligned; 0 along axes it does not have or has with size 1.
+
+    Sizes of 1 are numbers: tracing takes them for fixed. Any other size is the space's own, however it is written.
+    """
     missing = len(space) - len(view.shape)
-    strides: list[Size] = [0] * missing
-    for axis, (size, stride) in enumerate(zip(view.shape, view.strides, strict=True)):
-        whole = same(size, space[missing + axis])
-        strides.append(stride if whole and known(size) != 1 else 0)
-    return strides
+    sizes = zip(view.shape, view.strides, strict=True)
+    return [0] * missing + [0 if known(size) == 1 else stride for size, stride in sizes]
 
 
 def collapse(region: Region) -> Region:

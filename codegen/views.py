@@ -90,8 +90,8 @@ def _squeeze(view: View, args: Sequence[Any]) -> View:
 def _expand(view: View, shape: tuple[Size, ...]) -> View:
     extra = len(shape) - len(view.shape)
     strides: list[Size] = [0] * extra
-    for old, new, stride in zip(view.shape, shape[extra:], view.strides, strict=True):
-        strides.append(stride if same(old, new) else 0)
+    for old, stride in zip(view.shape, view.strides, strict=True):  # any other size than 1 stays what it was
+        strides.append(0 if known(old) == 1 else stride)
     return replace(view, shape=shape, strides=tuple(strides))
 
 

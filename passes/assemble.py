@@ -188,7 +188,7 @@ class _Describer:
         value = old.meta["val"]
         like = [each for each in made_of if each.is_parameter and each.shape == tuple(value.shape)]
         main = like[0] if len(like) == 1 or (like and old.meta["val"].dim() > 1) else None
-        name = self._name(main)
+        name = self._name(main, made_of)
         viewed = root(old)
         storage = self.source(viewed.name, viewed.name).storage if is_constant(viewed) else self._new_storage(old)
         derived = tuple(each.name for each in made_of) or (name,)
@@ -196,13 +196,13 @@ class _Describer:
         shape = tuple(value.shape)
         return Constant(new.name, name, names, storage, bytes_of(old), value.dtype, shape, bool(main), derived)
 
-    def _name(self, main: Constant | None) -> str:
-        """The weight's name while it is free, else a number."""
+    def _name(self, main: Constant | None, made_of: Sequence[Constant]) -> str:
+        """The weight's name while it is free, else that of what it is made of and a number."""
         if main is not None and main.name not in self.taken:
             self.taken.add(main.name)
             return main.name
         self.folded += 1
-        return f"folded:{self.folded - 1}"
+        return f"{made_of[0].name if made_of else 'folded'}:{self.folded - 1}"
 
     def _new_storage(self, node: fx.Node) -> int:
         return self.storages.setdefault(node, len(self.storages))

@@ -18,6 +18,7 @@ from adaflex.codegen.kernels.menu import MENU
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Encoded, Machine
+from adaflex.passes.score_cache import inputs_digest
 from adaflex.passes.sites import Sites, find_sites
 from adaflex.passes.widths import dense, kept_of
 from adaflex.runtime.execute import Executor
@@ -33,7 +34,17 @@ class Decided:
 
     decision: Decision
     assembled: Assembled
+    digests: Mapping[str, str]  # site -> of the weight that it was decided for
     extra: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # site -> its parts that are not packed
+
+    def same_site(self, site: str, digest: str) -> str | None:
+        """The site that was decided for this weight: of this name, else of any name where another graph folds it.
+
+        Names of folded weights are numbers, which differ between graphs; a weight of another value is another weight.
+        """
+        if self.digests.get(site) == digest:
+            return site
+        return next((name for name, known in self.digests.items() if known == digest), None)
 
     def encoded(self, site: str, encoding: Encoding, shape: tuple[int, ...]) -> Encoded | None:
         """The site's tensor as this program stores it; None where it does not."""
@@ -58,26 +69,39 @@ def adopt(earlier: Sequence[Decided], capture: Capture, weights: Weights, here: 
     by_id = {site.id: site for site in sites.sites}
     blocks = {block.id for block in sites.blocks}
     known: dict[str, Encoding] = {}
+    origin: dict[str, tuple[Decided, str]] = {}
     skipped: list[str] = []
     tiers: dict[str, str] = {}
     streamed = any(decided.decision.tiers for decided in earlier)
     streams = {site for block in blocks_of(capture, sites) for site in block} if streamed else set()
+    digests = site_digests(sites, weights)
     for decided in earlier:
-        known |= {site: encoding for site, encoding in decided.decision.encodings.items() if site in by_id}
         skipped += [name for name in decided.decision.skipped if name in blocks]
-        tiers |= {site: tier for site, tier in decided.decision.tiers.items() if site in streams}
+        for site, digest in digests.items():
+            was = decided.same_site(site, digest)
+            if was is not None and was in decided.decision.encodings:
+                known[site], origin[site] = decided.decision.encodings[was], (decided, was)
+                tiers |= (
+                    {site: decided.decision.tiers[was]} if was in decided.decision.tiers and site in streams else {}
+                )
 
     known = {site: encoding for site, encoding in known.items() if _fits(sites, known, site)}
 
     def provide(site: str, encoding: Encoding) -> Encoded:
-        for decided in earlier:
-            found = decided.encoded(site, encoding, sites.shape(by_id[site], encoding))
+        if site in known:
+            decided, was = origin[site]
+            found = decided.encoded(was, encoding, sites.shape(by_id[site], encoding))
             if found is not None:
                 return found
         weight = sites.weight(weights, site).detach().float()
         return kernel(MENU, encoding.family).encode(weight, encoding, None)
 
     return executor(assemble(capture, weights, sites, Decision(known, tuple(skipped), tiers), provide), here, calls)
+
+
+def site_digests(sites: Sites, weights: Weights) -> dict[str, str]:
+    """A digest of every site's weight."""
+    return {site.id: inputs_digest([[sites.weight(weights, site.id)]]) for site in sites.sites}
 
 
 def _fits(sites: Sites, known: Mapping[str, Encoding], site: str) -> bool:

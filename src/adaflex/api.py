@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from adaflex import gpu, machine
-from adaflex.adopting import UNPACKED, Decided, adopt
+from adaflex.adopting import UNPACKED, Decided, adopt, site_digests
 from adaflex.applying import apply_plan, saved_of
 from adaflex.compiled import Call, Part
 from adaflex.errors import CalibrationError, CaptureError, OptionError
@@ -227,7 +227,8 @@ def decided_of(planned: Planned) -> Decided:
     }
     parts = {site: made.parts for site, made in planned.scores.tensors(repaired).items()}
     extra = {site: {name: found[name] for name in UNPACKED if name in found} for site, found in parts.items()}
-    return Decided(decision, planned.assembled, extra)
+    digests = site_digests(planned.sites, planned.model.weights)
+    return Decided(decision, planned.assembled, digests, extra)
 
 
 def roomiest(data: Calibration) -> Batch:
