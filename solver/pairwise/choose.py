@@ -16,13 +16,15 @@ import numpy as np
 
 from adaflex.solver.pairwise.bound import Ascent, ascent, fix
 from adaflex.solver.pairwise.network import Network
-from adaflex.solver.pairwise.program import COST, program_of
+from adaflex.solver.pairwise.program import COST, exceeded, program_of, room_rows
 from adaflex.solver.pairwise.reduce import simplify
 from adaflex.solver.pairwise.walk import NOTHING, Walk
 from adaflex.solver.solve import Live
 
 DIRECT = 120_000  # allowed entries of all tables up to which the program is worth its time
+ROWS = 300  # rows of the room that a program begins with at most
 FIRST_SWEEPS = 30
+CLOSE_TURNS = 24  # of search where the bound cannot rise any more
 Judge = Callable[[Sequence[int]], float | None]  # what a choice costs; None: not allowed
 
 
@@ -69,6 +71,7 @@ class Found:
     value: float = math.inf
     bound: float = -math.inf
     open_nodes: int = 0
+    whole: bool = True  # all costs are whole numbers: nothing short of equality is a proof
 
     def offer(self, whole: Sequence[int]) -> None:
         """Keep a complete choice if the judge accepts it and it costs less."""
@@ -79,7 +82,12 @@ class Found:
     @property
     def closed(self) -> bool:
         """Whether nothing better can exist."""
-        return self.bound >= self.value - 1e-9 * abs(self.value)
+        return self.bound >= self.value if self.whole else self.near
+
+    @property
+    def near(self) -> bool:
+        """Whether value and bound are as close as floating point can tell them apart."""
+        return math.isfinite(self.value) and self.bound >= self.value - 2e-9 * abs(self.value)
 
     @property
     def status(self) -> str:
@@ -91,7 +99,7 @@ class Found:
 
 def solve(net: Network, judge: Judge, patience: Patience, *, whole_costs: bool = True) -> Found:
     """The best choice for a network; ``net`` is changed. ``whole_costs``: all costs are whole numbers."""
-    found = Found(judge)
+    found = Found(judge, whole=whole_costs)
     begin = time.perf_counter()
     if not simplify(net, begin + 0.35 * patience.left):
         found.bound = math.inf
@@ -105,6 +113,7 @@ def solve(net: Network, judge: Judge, patience: Patience, *, whole_costs: bool =
     search = Searching(net, state, found)
     search.first(patience)
     state = search.state = ascent(net, _cap(net, state, found))
+    close = 0  # turns since nothing more can be proven
     tried = math.inf  # entries of the smallest program tried
     for number in itertools.count():
         _climb(net, state, found, patience, whole_costs)
@@ -117,7 +126,8 @@ def solve(net: Network, judge: Judge, patience: Patience, *, whole_costs: bool =
         if number == patience.rounds:
             break
         search.turn(patience)
-        if found.closed:
+        close += found.near
+        if found.closed or close > CLOSE_TURNS:
             break
     return found
 
@@ -165,17 +175,35 @@ def _program(net: Network, state: Ascent, found: Found, limits: tuple[Patience, 
             found.offer(rest.complete({}))
             found.bound = max(found.bound, _proven(min(rest.constant, found.value), found, whole))
         return min(size, tried)
-    program, columns = program_of(rest)
-    live = Live(program, COST, reference=found.value if math.isfinite(found.value) else None)
-    start = rest.trace(found.choice) if found.choice is not None else None
-    answer = live.solve(time_limit=0.6 * patience.left, start=columns.taken(start) if start else None)
-    if answer.values is not None:
-        found.offer(rest.complete(columns.chosen(answer.values)))
-    if answer.status == "infeasible":
-        found.bound = found.value  # infinite where nothing is known
-    elif answer.bound is not None:
-        found.bound = max(found.bound, _proven(answer.bound, found, whole))
+    _solve_program(rest, found, time.perf_counter() + 0.6 * patience.left, whole)
     return size
+
+
+def _solve_program(rest: Network, found: Found, deadline: float, whole: bool) -> None:
+    """Solve with few of the room's rows, then with those the answer exceeds too; each time the bound is one of all."""
+    count = len(rest.room)
+    program, columns = program_of(rest, np.arange(count) if count <= ROWS else np.zeros(0, dtype=np.int64))
+    live = Live(program, COST, reference=found.value if math.isfinite(found.value) else None)
+    while time.perf_counter() < deadline:
+        start = rest.trace(found.choice) if found.choice is not None else None
+        taken = columns.taken(start) if start else None
+        answer = live.solve(time_limit=deadline - time.perf_counter(), start=taken)
+        if answer.status == "infeasible":
+            found.bound = found.value  # infinite where nothing is known
+        elif answer.bound is not None:
+            found.bound = max(found.bound, _proven(answer.bound, found, whole))
+        if answer.values is None or found.closed:
+            return
+        chosen = columns.chosen(answer.values)
+        more = exceeded(rest, chosen, ROWS // 10)
+        if not len(more):
+            found.offer(rest.complete(chosen))
+            found.bound = min(found.bound, found.value)
+            if answer.bound is not None:
+                found.bound = max(found.bound, _proven(answer.bound, found, whole))
+            return
+        for row in room_rows(rest, columns, more):
+            live.add_row(row)
 
 
 @dataclass

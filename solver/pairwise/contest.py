@@ -63,5 +63,5 @@ def answer(
     cost, most = value_of(problem, found.choice)
     if status == "optimal" and cost < EXACT:
         return Answered("optimal", found.choice, cost, cost, most, "", seconds, found.open_nodes)
-    limit = "time" if rounds is None or patience.left < 0.02 else "rounds"
+    limit = "time" if patience.left < 0.02 else "precision" if found.near else "rounds"
     return Answered("feasible", found.choice, cost, bound, most, limit, seconds, found.open_nodes)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaflex.solver.model import INFINITE, Program, Row
-from adaflex.solver.pairwise.network import Floats, Network
+from adaflex.solver.pairwise.network import Floats, Ints, Network
 
 COST = "cost"
 
@@ -33,8 +33,8 @@ class Columns:
         return [at + chosen[i] for i, at in self.first.items()]
 
 
-def program_of(net: Network) -> tuple[Program, Columns]:
-    """Cover, transport and room rows."""
+def program_of(net: Network, numbers: Ints) -> tuple[Program, Columns]:
+    """Cover and transport rows, and those of the room's rows that are named."""
     nodes = sorted(net.open)
     count = {i: len(net.cost[i]) for i in nodes}
     first = dict(zip(nodes, np.cumsum([0, *count.values()]).tolist(), strict=False))
@@ -45,19 +45,46 @@ def program_of(net: Network) -> tuple[Program, Columns]:
         for j in sorted(net.near[i]):
             if i < j:
                 rows += _transport(net.near[i][j], (first[i], first[j]), costs, f"{i} {j}")
-    used: list[dict[int, float]] = [{} for _ in net.room]
-    for i in nodes:
-        for a, b, use in net.held[i]:
-            for row in used[a:b]:
-                for s in np.nonzero(use)[0].tolist():
-                    row[first[i] + s] = row.get(first[i] + s, 0.0) + float(use[s])
-    for number, (row, room) in enumerate(zip(used, net.room.tolist(), strict=True)):
-        columns, values = np.array(list(row), dtype=np.int64), np.array(list(row.values()), dtype=np.float64)
-        rows.append(Row(f"room {number}", columns, values, -INFINITE, room, "room"))
+    rows += room_rows(net, Columns(first, count), numbers)
     upper = np.full(len(costs), INFINITE)
     upper[:choices] = 1.0
     program = Program(choices, upper, np.ones(len(costs)), tuple(rows), {COST: (np.array(costs), net.constant)})
     return program, Columns(first, count)
+
+
+def room_rows(net: Network, columns: Columns, numbers: Ints) -> list[Row]:
+    """Some of the room's rows (ascending) over the columns of the open nodes."""
+    used: list[dict[int, float]] = [{} for _ in numbers]
+    for i, at in columns.first.items():
+        for a, b, use in net.held[i]:
+            some = [(at + s, float(use[s])) for s in np.nonzero(use)[0].tolist()]
+            for row in used[int(np.searchsorted(numbers, a)) : int(np.searchsorted(numbers, b))]:
+                for column, value in some:
+                    row[column] = row.get(column, 0.0) + value
+    return [
+        Row(
+            f"room {number}",
+            np.array(list(row), dtype=np.int64),
+            np.array(list(row.values()), dtype=np.float64),
+            -INFINITE,
+            float(net.room[number]),
+            "room",
+        )
+        for number, row in zip(numbers.tolist(), used, strict=True)
+    ]
+
+
+def exceeded(net: Network, chosen: Mapping[int, int], most: int) -> Ints:
+    """Up to ``most`` rows that choices fill beyond their room, ascending: each the worst of its neighbourhood."""
+    change = np.zeros(len(net.room) + 1)
+    for i, pick in chosen.items():
+        for a, b, use in net.held[i]:
+            change[a] += use[pick]
+            change[b] -= use[pick]
+    over = np.cumsum(change)[:-1] - net.room
+    beside = np.concatenate(([-np.inf], over, [-np.inf]))
+    peaks = np.nonzero((over > 0) & (over >= beside[:-2]) & (over > beside[2:]))[0]
+    return np.sort(peaks[np.argsort(-over[peaks], kind="stable")[:most]])
 
 
 def _row(name: str, columns: NDArray[np.int64], values: Floats, low: float, high: float) -> Row:
