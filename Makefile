@@ -6,7 +6,7 @@ BASE   := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check fuzz test-more test-zoo test-pulp4 clean
+.PHONY: demo test check fuzz test-more test-zoo test-yardstick test-pulp4 clean
 demo: $(BASE)
 	$(PY) examples/01_hello.py
 
@@ -29,6 +29,9 @@ test-more: $(DEV)
 
 test-zoo: $(DEV)
 	ZOO=full OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -q --timeout 0 tests/surface/test_zoo.py
+
+test-yardstick: $(DEV)
+	YARDSTICK=full OMP_NUM_THREADS=1 $(PY) -m pytest -q --timeout 0 tests/solver/test_yardstick.py
 
 test-pulp4:
 	@command -v python3.12 >/dev/null || { echo "skipped: PuLP 4 needs Python 3.12"; exit 0; }; \

@@ -1,6 +1,6 @@
 """The joint program against every other allocator on the same tables, and the packer on its own problems.
 
-Run: python benchmarks/solver.py [allocate|stream|pack|all] [--blocks 12] [--seeds 3]. Prints tables in
+Run: python benchmarks/solver.py [allocate|stream|pack|yardstick|all] [--blocks 12] [--seeds 3]. Prints tables in
 Markdown: loss over the proven bound, CPU seconds, and "infeasible" where a method finds nothing within the budgets.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 from dataclasses import replace
 
 from adaflex.solver.allocate import allocate
@@ -18,7 +19,10 @@ from adaflex.solver.others.orders import layer_knapsack, single_axis, two_level,
 from adaflex.solver.others.single_budget import adaquant_ip, baq, greedy, lgreco_dp, rd_prune_dp, uniform
 from adaflex.solver.pack.generate import guillotine, lives, pinwheel
 from adaflex.solver.pack.search import pack
+from adaflex.solver.pairwise.contest import answer
+from adaflex.solver.pairwise.problem import pair_problem
 from adaflex.solver.table import Budget, Buffer, CostTable
+from adaflex.solver.table_json import parse, read_bytes
 
 METHODS: dict[str, Callable[[CostTable, Budget], dict[str, str] | None]] = {
     "greedy, LP prices": greedy,
@@ -114,16 +118,33 @@ def packers(seeds: int, seconds: float) -> None:
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
+def yardstick(folder: Path | None, names: str, seconds: float) -> None:
+    """Instances of the ASPLOS 2025 contest on intra-operator parallelism, from the folder they lie in."""
+    if folder is None:
+        raise SystemExit("yardstick needs --folder, with files like asplos-2025-iopddl-B.json.gz")
+    print("| instance | status | cost | bound | gap | s |\n|---|---|---|---|---|---|")
+    for name in names:
+        path = folder / f"asplos-2025-iopddl-{name}.json.gz"
+        problem = pair_problem(parse(read_bytes(path)), str(path))
+        made = answer(problem, time_limit_s=seconds)
+        gap = "none" if made.gap is None else f"{made.gap:.2%}"
+        print(f"| {name} | {made.status} | {made.cost} | {made.bound} | {gap} | {made.seconds:.1f} |", flush=True)
+
+
 def main() -> None:
     """Run what was asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", choices=["allocate", "stream", "pack", "all"], default="all")
+    parser.add_argument("what", nargs="?", choices=["allocate", "stream", "pack", "yardstick", "all"], default="all")
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="per packing or streaming problem")
+    parser.add_argument("--folder", type=Path, help="of the contest's instances, for yardstick")
+    parser.add_argument("--names", default="BGVKP", help="letters of the instances")
     args = parser.parse_args()
     if args.what == "stream":
         streaming(args.blocks, args.seeds, args.seconds)
+    if args.what == "yardstick":
+        yardstick(args.folder, args.names, args.seconds)
     if args.what in ("allocate", "all"):
         allocators(args.blocks, args.seeds)
     if args.what in ("pack", "all"):
