@@ -58,6 +58,7 @@ def assemble(traced: Traced) -> tuple[Capture, tuple[Tensor, ...]]:
             role = traced.arguments[node.name].role
             node.meta["role"] = "input" if role == "state" else role
     clean(traced.graph, traced.name)
+    _refuse_foreign(traced.graph)
     roots = folds(traced.graph)
     graph, constants, inputs = _main_graph(traced, roots)
     used = _used(traced, [*constants, *roots])
@@ -84,6 +85,16 @@ def assemble(traced: Traced) -> tuple[Capture, tuple[Tensor, ...]]:
     )
     log.debug("captured %d nodes, %d constants, %d folded", len(graph.nodes), len(constants), len(roots))
     return capture, tuple(_tensor(traced, name) for name in sources)
+
+
+def _refuse_foreign(graph: fx.Graph) -> None:
+    """Operators that a library registered run only where that library is loaded: no program can hold them."""
+    for node in graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in ("aten", "prims"):
+            raise CaptureError(
+                f"operator '{node.target}' is neither ATen nor known here; use a form of the model that is written in "
+                "PyTorch's own operators"
+            )
 
 
 def _tensor(traced: Traced, name: str) -> Tensor:
