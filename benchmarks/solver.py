@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 
 from adaflex.solver.allocate import allocate
 from adaflex.solver.check import faults, totals
