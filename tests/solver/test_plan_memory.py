@@ -7,6 +7,7 @@ import pytest
 
 from adaflex.errors import TableError
 from adaflex.solver.agree import agree
+from adaflex.solver.allocate import allocate
 from adaflex.solver.generate import Shape, budgets_of, realistic
 from adaflex.solver.pack.files import Operator
 from adaflex.solver.pack.greedy import pack
@@ -122,3 +123,23 @@ def test_program_and_packer_agree() -> None:
     assert made.plan.totals.size_bytes + made.packed_bytes <= budget.memory_bytes
     assert made.plan.bound is not None and made.plan.value is not None and made.plan.bound <= made.plan.value
     assert agree(table, Budget(memory_bytes=10), buffers).packing is None
+
+
+def test_what_packing_wastes_is_set_aside_and_the_bound_stays() -> None:
+    table = realistic(Shape(blocks=3, cuts=3))
+    budget = budgets_of(table, 0.4)
+    wasted = 3 << 20
+
+    def buffers(plan: Plan) -> list[Buffer]:
+        assert plan.totals is not None
+        return [Buffer("live", plan.totals.peak_bytes - plan.totals.size_bytes + wasted, 0, 1)]
+
+    alone = allocate(table, budget)
+    made = agree(table, budget, buffers, time_limit_s=20)
+    assert made.rounds > 1 and 0 < made.fragmentation <= 2 * wasted and made.packing is not None
+    assert made.plan.totals is not None and budget.memory_bytes is not None
+    assert made.plan.totals.size_bytes + made.packed_bytes <= budget.memory_bytes
+    assert made.plan.bound == alone.bound and made.plan.value is not None and alone.value is not None
+    assert made.plan.value >= alone.value and made.plan.gap is not None and made.plan.gap > 0
+    hopeless = agree(table, budget, lambda _: [Buffer("huge", 1 << 40, 0, 1)], time_limit_s=8)
+    assert hopeless.packing is None or hopeless.packing.status == "infeasible"
