@@ -12,13 +12,14 @@ struct Ejector {
   const Problem& p;
   Value capacity;
   std::vector<Value> at;
-  std::vector<double> area, failures;
+  std::vector<double> area, failures, weight;         // weight: area times the root of failures
   std::vector<int> out;
   uint64_t state = 0x9E3779B97F4A7C15u;
 
   struct Busy {
     Value low, high;
     double weight;
+    int item;                                          // -1: pinned
   };
   std::vector<Busy> busy;
   bool flat;                                           // items in order of their low and of their high ends
@@ -28,10 +29,10 @@ struct Ejector {
   std::vector<Value> starts;
 
   Ejector(const Handle& h, Value most, const int64_t* places)
-      : p(h.p), capacity(most), at(places, places + h.p.n), area(h.p.n), failures(h.p.n, 1.0),
+      : p(h.p), capacity(most), at(places, places + h.p.n), area(h.p.n), failures(h.p.n, 1.0), weight(h.p.n),
         flat(h.crowded() && h.one_run && !h.pins && h.apart.empty()) {
     for (int i = 0; i < p.n; ++i) {
-      area[i] = static_cast<double>(p.size[i]) * (p.hull_high[i] - p.hull_low[i]);
+      weight[i] = area[i] = static_cast<double>(p.size[i]) * (p.hull_high[i] - p.hull_low[i]);
       if (p.pin[i] < 0 && p.size[i] && at[i] + p.size[i] > capacity) { at[i] = -1; out.push_back(i); }
     }
     std::sort(out.begin(), out.end(), [&](int a, int b) { return std::make_pair(area[a], a) < std::make_pair(area[b], b); });
@@ -70,12 +71,12 @@ struct Ejector {
     busy.clear();
     if (flat) {
       lows.meet(p.hull_low[i], p.hull_high[i], near);
-      for (int j : near) busy.push_back({at[j], at[j] + p.size[j], area[j] * std::sqrt(failures[j])});
+      for (int j : near) busy.push_back({at[j], at[j] + p.size[j], weight[j], j});
       return;
     }
     for (int j : p.neighbours[i])
-      if (at[j] >= 0) busy.push_back({at[j], at[j] + p.size[j], area[j] * std::sqrt(failures[j])});
-    for (const Pinned& o : p.obstacles[i]) busy.push_back({o.low, o.high, 0.0});
+      if (at[j] >= 0) busy.push_back({at[j], at[j] + p.size[j], weight[j], j});
+    for (const Pinned& o : p.obstacles[i]) busy.push_back({o.low, o.high, 0.0, -1});
     std::sort(busy.begin(), busy.end(), [](const Busy& a, const Busy& b) { return a.low < b.low; });
   }
 
@@ -97,7 +98,7 @@ struct Ejector {
     starts.clear();
     if (flat) {
       tops.meet(p.hull_low[i], p.hull_high[i], near);
-      for (int j : near) highs.push_back({at[j] + p.size[j], area[j] * std::sqrt(failures[j])});
+      for (int j : near) highs.push_back({at[j] + p.size[j], weight[j]});
     } else {
       for (const Busy& b : busy) highs.push_back({b.high, b.weight});
       std::sort(highs.begin(), highs.end());
@@ -117,8 +118,10 @@ struct Ejector {
       if (start + size > capacity) continue;
       while (low < busy.size() && busy[low].low < start + size) entered += busy[low++].weight;
       while (high < highs.size() && highs[high].first <= start) left += highs[high++].second;
-      double weight = (entered - left) * shaken();
-      if (weight < least && clear(i, start)) { least = weight; best = start; }
+      double lost = entered - left;
+      if (lost * 0.7 >= least) continue;  // no luck makes it the least
+      lost *= shaken();
+      if (lost < least && clear(i, start)) { least = lost; best = start; }
     }
     return best;
   }
@@ -141,12 +144,12 @@ struct Ejector {
       Value start = gap(i);
       if (start < 0) {
         failures[i] += 1.0;
+        weight[i] = area[i] * std::sqrt(failures[i]);
         start = cheapest(i);
         if (start < 0) return kLimit;
         pushed.clear();
-        if (flat) lows.meet(p.hull_low[i], p.hull_high[i], near);
-        for (int j : flat ? near : p.neighbours[i])
-          if (at[j] >= 0 && at[j] < start + p.size[i] && at[j] + p.size[j] > start) pushed.push_back(j);
+        for (const Busy& b : busy)
+          if (b.item >= 0 && b.low < start + p.size[i] && b.high > start) pushed.push_back(b.item);
         for (int j : pushed) take(j);
         std::sort(pushed.begin(), pushed.end(), [&](int a, int b) { return std::make_pair(area[a], a) < std::make_pair(area[b], b); });
         out.insert(out.end(), pushed.begin(), pushed.end());

@@ -66,11 +66,16 @@ def part_of(task: Problem, members: Ints) -> Problem:
     )  # fmt: skip
 
 
-def searchable(task: Problem) -> bool:
-    """Whether the search can hold the problem: few enough items and overlapping pairs."""
+def pairs_of(task: Problem) -> int:
+    """About how many pairs of items are live together."""
     starts = np.bincount(task.run_low, minlength=task.sections + 1)
     live = np.cumsum(starts - np.bincount(task.run_high, minlength=task.sections + 1))
-    return task.count <= LARGE and int((live * starts).sum()) <= LARGE_PAIRS
+    return int((live * starts).sum())
+
+
+def searchable(task: Problem) -> bool:
+    """Whether the search can hold the problem: few enough items and overlapping pairs."""
+    return task.count <= LARGE and pairs_of(task) <= LARGE_PAIRS
 
 
 def plain(task: Problem) -> bool:

@@ -7,6 +7,7 @@ is found by asking it.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,16 +20,17 @@ from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NONE, Core
 from adaflex.solver.pack.greedy import ORDERS, ordered, packing_of, too_much
 from adaflex.solver.pack.library import library
 from adaflex.solver.pack.packing import Packing
-from adaflex.solver.pack.parts import LARGE, clash, components, part_of, plain, round_sizes, searchable
+from adaflex.solver.pack.parts import LARGE, clash, components, pairs_of, part_of, plain, round_sizes, searchable
 from adaflex.solver.pack.problem import Problem, height_of, lower_bound, offsets_of, problem
 from adaflex.solver.pack.twin import Twin
 from adaflex.solver.table import Buffer
 
 PUSHED = 250  # items above which pushing items out comes between searches
 QUICK = (  # orders and fits tried first, with all else left undone
-    ("given", False), ("size", False), ("balanced", False), ("neighbours*size", False), ("first", False),
-    ("plain size", False), ("area", False), ("arrival", True), ("length", False), ("contention,area", False),
+    ("plain size", False), ("neighbours*size", False), ("balanced", False), ("first", False), ("given", False),
+    ("size", False), ("arrival", True), ("area", False), ("length", False), ("contention,area", False),
 )  # fmt: skip
+MANY_PAIRS = 4_000_000  # pairs that overlap, above which nothing else is done
 MANY = 1500  # items above which greedy packings are lowered by pushing items out before searching
 TWIN_MOST = 250  # items above which Python only packs greedily
 
@@ -174,6 +176,31 @@ def engine(task: Problem, native: bool) -> Core | Twin:
     return Core(task, lib) if lib is not None else Twin(task)
 
 
+def order_search(task: Problem, core: Twin, found: Found, enough: int, clock: Clock, seed: int) -> None:
+    """Lower a packing without the core: what ends highest comes earlier in the greedy order, again and again."""
+    rng = random.Random(seed)
+    order = sorted(range(task.count), key=lambda i: found.places[i])
+    current, height = found.places, found.height
+    while found.height > max(enough, found.bound) and not clock.over():
+        at = {i: float(k) for k, i in enumerate(order)}
+        ends = [current[i] + size for i, size in enumerate(task.size.tolist())]
+        reach = height - 0.3 * (height - found.bound) * rng.random()
+        late = [i for i in order if ends[i] >= reach]
+        for i in rng.sample(late, min(len(late), rng.randint(1, 3))):
+            at[i] = at[i] * rng.random()
+        trial = sorted(order, key=at.__getitem__)
+        places = core.greedy(trial, False)
+        clock.used += 1
+        if places is None:
+            return
+        now = height_of(task, places)
+        if now <= height:
+            order, height, current = trial, now, places
+            if now < found.height:
+                found.places, found.height = places, now
+                found.methods.append("order search")
+
+
 def push_out(task: Problem, core: Core, found: Found, enough: int, clock: Clock) -> None:
     """Lower a packing of more items than the search can order: aim at a part of what is above the bound each time."""
     share = 0.8
@@ -201,10 +228,13 @@ def solve_part(
     enough, hope = goals
     seed, native, rules = how
     core = engine(task, native)
-    found = greedy_portfolio(task, core, enough, clock.part(0.4) if task.count > MANY else clock)
+    found = greedy_portfolio(task, core, enough, clock.part(0.2) if task.count > MANY else clock)
     if found is None or found.height <= enough:
         return found
-    if not searchable(task) or (isinstance(core, Twin) and task.count > TWIN_MOST):
+    if isinstance(core, Twin) and task.count > TWIN_MOST:
+        order_search(task, core, found, enough, clock, seed)
+        return found
+    if not searchable(task):
         return found
     rounded, step = round_sizes(task)
     if step > 1:
@@ -221,9 +251,17 @@ def solve_part(
     if PUSHED < task.count <= MANY and not loose:  # the search has the first word where it may end at once
         spend(clock, 0.4, lambda part: ask(task, asker, found, (-(-first // step) * step, first), part))
     if task.count > PUSHED and isinstance(core, Core) and found.height > first >= found.bound:
-        spend(clock, 0.9 if task.count > MANY else 0.5, lambda part: push_out(rounded, core, found, first, part))
+        whole = task.count > MANY and pairs_of(task) > MANY_PAIRS
+        share = 1.0 if whole else 0.9 if task.count > MANY else 0.5
+        spend(clock, share, lambda part: push_out(rounded, core, found, first, part))
+        if whole:
+            return found
     if minimise:
         lower_height(task, asker, found, enough, clock, step)
+        before = -1
+        while step > 1 and max(found.bound, enough) < found.height <= found.bound + step and before != found.height:
+            before = found.height  # what rounding up cannot tell
+            question(task, asker, found, before - 1, (clock, step, how))
     elif found.bound <= enough < found.height:
         question(task, asker, found, enough, (clock, step, how))
     return found
@@ -299,6 +337,8 @@ def lower_height(task: Problem, asker: Asker, found: Found, enough: int, clock: 
         low = max(found.bound, enough)
         target = found.height - max(unit, int((found.height - low) * drop) // unit * unit)
         target = max(low, min(target, found.height - 1))
+        if step > 1 and -(-target // step) == -(-found.height // step):
+            break  # with sizes rounded up that is what is known already
         part = clock.part(share)
         result = ask(task, asker, found, (-(-target // step) * step, target), part)
         clock.used += part.used

@@ -52,3 +52,30 @@ def test_too_small_a_capacity_is_proven() -> None:
 def test_nonsense_is_refused(buffer: Buffer) -> None:
     with pytest.raises(TableError, match="buffer 'a'"):
         pack([buffer])
+
+
+def test_every_fault_of_a_packing_is_named() -> None:
+    buffers = [
+        Buffer("a", 8, 0, 4, alignment=4), Buffer("b", 8, 2, 6, offset=16), Buffer("c", 4, 4, 6, alias="a"),
+        Buffer("d", 4, 0, 9), Buffer("e", 4, 5, 9),
+    ]  # fmt: skip
+    offsets = {"a": 2, "b": 8, "c": 24, "d": -4, "x": 0}
+    faults = validate(buffers, offsets, capacity=20, separate=[("a", "b"), ("a", "e")])
+    kinds = {fault.kind for fault in faults}
+    assert kinds == {
+        "unknown",
+        "missing",
+        "misaligned",
+        "negative",
+        "capacity",
+        "moved pin",
+        "alias",
+        "overlap",
+        "separation",
+    }
+    assert all(fault.text and fault.buffers for fault in faults)
+    rest = [Buffer("a", 8, 0, 4), Buffer("b", 8, 3, 6), Buffer("c", 8, 3, 6)]
+    assert not validate(rest, {"a": 0, "b": 0, "c": 8}, in_place=[("a", "b")])
+    assert [f.kind for f in validate(rest, {"a": 0, "b": 0, "c": 4}, in_place=[("a", "b"), ("a", "c")])].count(
+        "overlap"
+    ) == 2
