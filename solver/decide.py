@@ -16,6 +16,8 @@ from adaflex.solver.check import Fault, faults, totals
 from adaflex.solver.lagrange import bound_and_repair
 from adaflex.solver.model import INFINITE, Program, Row, build, exact_stalls, places
 from adaflex.solver.objective import Wish, scale_of, value_of
+from adaflex.solver.pairwise.choose import Patience
+from adaflex.solver.pairwise.joint import search
 from adaflex.solver.prices import bounds_of
 from adaflex.solver.rings import solve_by_ring
 from adaflex.solver.sift import DIRECT, Run, solve_sifted
@@ -120,7 +122,7 @@ def decide(
     out.bound = priced.bound - 1e-9 * abs(priced.bound) if np.isfinite(priced.bound) else None
     if limits.solver and solver_name() and len(table.choices) <= most:
         _by_program(table, wish, limits, excluded, (out, deadline))
-    else:
+    elif not table.pairs or not _by_network(table, wish, limits, excluded, (out, deadline)):
         limit = "size" if limits.solver and solver_name() else "no solver"
         _without_program(wish, limit, out, impossible=priced.bound == INFINITE, rounding_error=rounding(table, wish))
     return out
@@ -139,6 +141,28 @@ def _without_program(wish: Wish, limit: str, out: Outcome, *, impossible: bool, 
         out.status = "infeasible"
     elif out.choices is not None:
         settle(out, Answer("feasible", None, None, None, out.limit), wish, rounding_error)
+
+
+def _by_network(
+    table: CostTable, wish: Wish, limits: Limits, excluded: Collection[str], state: tuple[Outcome, float]
+) -> bool:
+    """Search the table as a network of pairs; False where it does not fit one."""
+    out, deadline = state
+    patience = Patience(deadline, limits.nodes, limits.solver and bool(solver_name()))
+    made = search(table, wish, excluded, lambda choices: verified(table, wish, choices), patience)
+    if made is None:
+        return False
+    found, choices = made
+    if found.status == "infeasible":
+        out.status = "infeasible"
+        return True
+    if choices is not None:
+        out.offer(choices, verified(table, wish, choices))
+    if np.isfinite(found.bound):
+        out.bound = max(found.bound, -INFINITE if out.bound is None else out.bound)
+    limit = "" if found.near else "time" if patience.left < 0.02 else "nodes"
+    settle(out, Answer("unknown", None, None, None, limit), wish, rounding(table, wish))
+    return True
 
 
 def _by_program(

@@ -24,6 +24,8 @@ from adaflex.solver.solve import Live
 DIRECT = 120_000  # allowed entries of all tables up to which the program is worth its time
 ROWS = 300  # rows of the room that a program begins with at most
 FIRST_SWEEPS = 30
+STARTS = (1.0, 0.7, 1.0, 1.5, 1.0, 3.0)  # times the best prices
+SPREAD = 0.5  # of a start's prices
 CLOSE_TURNS = 24  # of search where the bound cannot rise any more
 Judge = Callable[[Sequence[int]], float | None]  # what a choice costs; None: not allowed
 
@@ -175,7 +177,7 @@ def _program(net: Network, state: Ascent, found: Found, limits: tuple[Patience, 
             found.offer(rest.complete({}))
             found.bound = max(found.bound, _proven(min(rest.constant, found.value), found, whole))
         return min(size, tried)
-    _solve_program(rest, found, time.perf_counter() + 0.6 * patience.left, whole)
+    _solve_program(rest, found, time.perf_counter() + 0.3 * patience.left, whole)
     return size
 
 
@@ -233,9 +235,24 @@ class Searching:
         pick = untried[0] if untried else ranked[0] if self.turns % 2 else SETTINGS[self.turns // 2 % len(SETTINGS)]
         self.turns += 1
         moves = int(10 * len(self.net.open) * 1.15**self.turns) + 1000
-        start = self._known() if self.turns % 3 or pick.hot < 1.0 else self._rounded()
+        start = self._known() if self.turns % 2 or pick.hot < 1.0 else self._fresh(patience)
         value = self._run(pick, moves, patience.left, start)
         self.results[pick] = min(value, self.results.get(pick, math.inf))
+
+    def _fresh(self, patience: Patience) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+        """The best of a few choices met at prices around the best ones, each walked on for a while."""
+        rng = np.random.default_rng(self.turns)
+        best, lowest = self._rounded(), math.inf
+        for factor in STARTS:
+            if patience.left < 0.02:
+                break
+            noise = np.exp(SPREAD * rng.standard_normal(len(self.state.best_prices)))
+            self.state.sweep(factor * noise * self.state.best_prices)
+            start = self._rounded()
+            value = self._run(SETTINGS[0], 10 * len(self.net.open), 0.1 * patience.left, start)
+            if value < lowest:
+                best, lowest = start, value
+        return best
 
     def _rounded(self) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
         return self.state.chosen.copy()
