@@ -149,7 +149,8 @@ def _by_network(
     """Search the table as a network of pairs; False where it does not fit one."""
     out, deadline = state
     patience = Patience(deadline, limits.nodes, limits.solver and bool(solver_name()))
-    made = search(table, wish, excluded, lambda choices: verified(table, wish, choices), patience)
+    slack = rounding(table, wish)
+    made = search(table, wish, excluded, lambda choices: verified(table, wish, choices), patience, slack)
     if made is None:
         return False
     found, choices = made

@@ -74,6 +74,7 @@ class Found:
     bound: float = -math.inf
     open_nodes: int = 0
     whole: bool = True  # all costs are whole numbers: nothing short of equality is a proof
+    slack: float = 0.0  # by how much the judge may round up
 
     def offer(self, whole: Sequence[int]) -> None:
         """Keep a complete choice if the judge accepts it and it costs less."""
@@ -89,7 +90,7 @@ class Found:
     @property
     def near(self) -> bool:
         """Whether value and bound are as close as floating point can tell them apart."""
-        return math.isfinite(self.value) and self.bound >= self.value - 2e-9 * abs(self.value)
+        return math.isfinite(self.value) and self.bound >= self.value - self.slack - 2e-9 * abs(self.value)
 
     @property
     def status(self) -> str:
@@ -99,9 +100,11 @@ class Found:
         return "optimal" if self.closed else "feasible"
 
 
-def solve(net: Network, judge: Judge, patience: Patience, *, whole_costs: bool = True) -> Found:
-    """The best choice for a network; ``net`` is changed. ``whole_costs``: all costs are whole numbers."""
-    found = Found(judge, whole=whole_costs)
+def solve(net: Network, judge: Judge, patience: Patience, *, whole_costs: bool = True, slack: float = 0.0) -> Found:
+    """The best choice for a network; ``net`` is changed. ``whole_costs``: all costs are whole numbers; ``slack``: by
+    how much the judge may round up.
+    """
+    found = Found(judge, whole=whole_costs, slack=slack)
     begin = time.perf_counter()
     if not simplify(net, begin + 0.35 * patience.left):
         found.bound = math.inf

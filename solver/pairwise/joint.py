@@ -123,9 +123,17 @@ def _add_tables(net: Network, table: CostTable, wish: Wish, where: tuple[list[li
 
 
 def search(
-    table: CostTable, wish: Wish, excluded: Collection[str], verified: Verified, patience: Patience
+    table: CostTable,
+    wish: Wish,
+    excluded: Collection[str],
+    verified: Verified,
+    patience: Patience,
+    slack: float = 0.0,
 ) -> tuple[Found, dict[str, str] | None] | None:
-    """What the network's search finds, in the objective's own unit; None where the table does not fit a network."""
+    """What the network's search finds, in the objective's own unit; None where the table does not fit a network.
+
+    ``slack``: by how much a verified value may lie above the network's only because it is rounded up.
+    """
     made = joint(table, wish, excluded)
     if made is None or time.perf_counter() > patience.deadline:
         return None
@@ -135,7 +143,7 @@ def search(
         value = verified(made.choices(table, whole))
         return None if value is None else value / unit
 
-    found = solve(made.net, judge, patience, whole_costs=False)
+    found = solve(made.net, judge, patience, whole_costs=False, slack=slack / unit)
     if found.closed:  # as close as floating point tells
         found.bound = found.value
     found.bound *= unit

@@ -11,7 +11,7 @@ import pytest
 from adaflex.solver import decide as deciding
 from adaflex.solver.allocate import allocate
 from adaflex.solver.check import faults, totals
-from adaflex.solver.decide import Limits, verified
+from adaflex.solver.decide import Limits, rounding, verified
 from adaflex.solver.generate import Shape, budgets_of, every_cover, realistic, small_budget, small_table
 from adaflex.solver.objective import resolve, value_of
 from adaflex.solver.pairwise.choose import Patience
@@ -27,7 +27,9 @@ def test_small_tables_as_networks_equal_brute_force(part: int) -> None:
         wish = resolve(table, small_budget(table, seed))
         if not fits(table, wish):
             continue
-        made = search(table, wish, (), lambda c, t=table, w=wish: verified(t, w, c), Patience(time.perf_counter() + 20))
+        slack = rounding(table, wish)
+        patience = Patience(time.perf_counter() + 20.0, 12)
+        made = search(table, wish, (), lambda c, t=table, w=wish: verified(t, w, c), patience, slack)
         assert made is not None
         found, choices = made
         values = [
