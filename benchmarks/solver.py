@@ -1,6 +1,6 @@
 """The joint program against every other allocator on the same tables, and the packer on its own problems.
 
-Run: python benchmarks/solver.py [allocate|stream|pack|yardstick|all] [--blocks 12] [--seeds 3]. Prints tables in
+Run: python benchmarks/solver.py [allocate|stream|pack|rules|yardstick|all] [--blocks 12] [--seeds 3]. Prints tables in
 Markdown: loss over the proven bound, CPU seconds, and "infeasible" where a method finds nothing within the budgets.
 """
 
@@ -17,6 +17,7 @@ from adaflex.solver.check import faults, totals
 from adaflex.solver.generate import Shape, budgets_of, realistic
 from adaflex.solver.others.orders import layer_knapsack, single_axis, two_level, two_step, unified_layer_skip
 from adaflex.solver.others.single_budget import adaquant_ip, baq, greedy, lgreco_dp, rd_prune_dp, uniform
+from adaflex.solver.pack.core import ALL_RULES, RULES
 from adaflex.solver.pack.generate import guillotine, lives, pinwheel
 from adaflex.solver.pack.search import pack
 from adaflex.solver.pairwise.contest import answer
@@ -109,6 +110,9 @@ def packers(seeds: int, seconds: float) -> None:
         makers[f"pinwheel {count}"] = lambda seed, n=count: pinwheel(n, seed)  # type: ignore[misc]
     for live in (10, 100, 1000):
         makers[f"10,000 buffers, {live} live"] = lambda seed, n=live: lives(10_000, n, seed)  # type: ignore[misc]
+        makers[f"10,000 buffers, {live} live, sizes log-uniform"] = (  # type: ignore[misc]
+            lambda seed, n=live: lives(10_000, n, seed, sizes="log")
+        )
     for name, make in makers.items():
         cells = []
         for seed in range(seeds):
@@ -131,15 +135,38 @@ def yardstick(folder: Path | None, names: str, seconds: float) -> None:
         print(f"| {name} | {made.status} | {made.cost} | {made.bound} | {gap} | {made.seconds:.1f} |", flush=True)
 
 
+def switches(seeds: int, nodes: int) -> None:
+    """Tight packings with each rule of the search off: how many are found, nodes and CPU seconds for all."""
+    problems = [make(400, k) for k in range(4) for make in (guillotine, pinwheel)]
+    print(
+        f"\n### rules of the search, {nodes} nodes each\n\n| off | found | million nodes | CPU s |\n|---|---|---|---|"
+    )
+    for name in ("nothing", *RULES):
+        found, used, begin = 0, 0, time.process_time()
+        for buffers in problems:
+            for seed in range(seeds):
+                off = RULES.get(name, 0)
+                made = pack(
+                    buffers, time_limit_s=1e6, node_limit=nodes, seed=seed, rules=ALL_RULES - off, capacity=1 << 20
+                )
+                found += made.status == "fits"
+                used += min(nodes, made.nodes)
+        spent = time.process_time() - begin
+        print(f"| {name} | {found} of {len(problems) * seeds} | {used / 1e6:.1f} | {spent:.1f} |", flush=True)
+
+
 def main() -> None:
     """Run what was asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", choices=["allocate", "stream", "pack", "yardstick", "all"], default="all")
+    parser.add_argument(
+        "what", nargs="?", choices=["allocate", "stream", "pack", "rules", "yardstick", "all"], default="all"
+    )
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="per packing or streaming problem")
     parser.add_argument("--folder", type=Path, help="of the contest's instances, for yardstick")
     parser.add_argument("--names", default="BGVKP", help="letters of the instances")
+    parser.add_argument("--nodes", type=int, default=1_000_000, help="per search of the rules' table")
     args = parser.parse_args()
     if args.what == "stream":
         streaming(args.blocks, args.seeds, args.seconds)
@@ -147,6 +174,8 @@ def main() -> None:
         yardstick(args.folder, args.names, args.seconds)
     if args.what in ("allocate", "all"):
         allocators(args.blocks, args.seeds)
+    if args.what == "rules":
+        switches(args.seeds, args.nodes)
     if args.what in ("pack", "all"):
         packers(args.seeds, args.seconds)
 
