@@ -40,7 +40,7 @@ class Setting:
     cold: float
 
 
-SETTINGS = (  # found on tables of two kinds: prices guide where room is scarce, large trees where costs are rough
+SETTINGS = (  # chosen on one contest instance (V); the turns rank them anew on each problem
     Setting(1.0, 12, 2.5, 0.1),
     Setting(0.0, 40, 12.0, 0.03),
     Setting(0.3, 40, 12.0, 0.3),
