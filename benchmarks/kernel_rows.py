@@ -74,7 +74,9 @@ class Bench:
 
     def __init__(self, isa: str) -> None:
         source = Path(__file__).with_name("kernel_rows.cpp").read_text()
-        built = native.build(source, includes=[HEADERS], flags=ISA_FLAGS[isa], name=f"kernels-{isa}")
+        built = native.build(
+            source, includes=[HEADERS, Path(__file__).parent], flags=ISA_FLAGS[isa], name=f"kernels-{isa}"
+        )
         self.library = native.load(built)
         self.peaks: dict[str, float] = {}
 

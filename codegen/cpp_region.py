@@ -8,7 +8,7 @@ in a later one. A value of an earlier stage is loaded again if it was a load, el
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from adaflex.codegen.sizes import known
@@ -26,6 +26,13 @@ C_TYPE = {
     "bool": "bool",
 }
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+# one number per row needs no vector where a vector of them is slow
+SLOW = {
+    "div": "{0} / {1}",
+    "sqrt": "__builtin_sqrtf({0})",
+    "rsqrt": "1.0f / __builtin_sqrtf({0})",
+    "recip": "1.0f / {0}",
+}
 COMPARE = ("lt", "le", "gt", "ge", "eq", "ne")
 NEUTRAL = {"sum": "0.0f", "rmax": "-__builtin_inff()", "rmin": "__builtin_inff()"}
 FINISH = {"sum": "hsum", "rmax": "hmax", "rmin": "hmin"}
@@ -62,17 +69,43 @@ def literal(value: float) -> str:
 
 @dataclass(frozen=True)
 class Shape:
-    """Which values of a region are one per row, and the stage each stands in."""
+    """Which values of a region are one per row, and the stage each stands in.
+
+    ``spread``: sums of squared distances from a mean, each with the sum that the mean is of. One pass over the columns
+    serves both, so such a sum is no reduction of its own: it stands in the stage of its mean.
+    """
 
     per_row: tuple[bool, ...]
     stage: tuple[int, ...]
+    spread: Mapping[int, int]
+
+    def reduces(self, region: Region, number: int) -> bool:
+        """Is the value a reduction that needs a pass of its own?"""
+        return region.ops[number].name in REDUCE and number not in self.spread
 
 
-def analyse(region: Region) -> Shape:
-    """Row-wise values and stages of a region's ops."""
+def mean_of(region: Region, number: int) -> tuple[int, int] | None:
+    """(sum, mean) where value ``number`` is the sum of (x - mean of x) squared."""
+    ops = region.ops
+    if ops[number].name != "sum":
+        return None
+    square = ops[ops[number].args[0]]
+    if square.name != "square" and not (square.name == "mul" and square.args[0] == square.args[1]):
+        return None
+    centred = ops[square.args[0]]
+    if centred.name != "sub":
+        return None
+    x, mean = centred.args
+    total = ops[mean].args[0] if ops[mean].name == "div" and ops[ops[mean].args[1]].name == "width" else -1
+    return (total, mean) if total >= 0 and ops[total] == Op("sum", (x,)) else None
+
+
+def analyse(region: Region, one_pass: bool = False) -> Shape:
+    """Row-wise values and stages of a region's ops; ``one_pass``: squared distances are met with the sum they need."""
     per_row: list[bool] = []
     stage: list[int] = []
-    for op in region.ops:
+    spread: dict[int, int] = {}
+    for number, op in enumerate(region.ops):
         if op.name == "load":
             load = region.loads[op.args[0]]
             gathered = load.gather >= 0 and load.column != 0
@@ -83,10 +116,16 @@ def analyse(region: Region) -> Shape:
             per_row.append(op.name in ("const", "width", "depth"))
             stage.append(0)
             continue
-        after = [stage[a] + (region.ops[a].name in REDUCE) for a in op.args]
+        found = mean_of(region, number) if one_pass else None
+        if found is not None:
+            spread[number] = found[0]
+            per_row.append(True)
+            stage.append(stage[found[1]])
+            continue
+        after = [stage[a] + (region.ops[a].name in REDUCE and a not in spread) for a in op.args]
         stage.append(max(after, default=0))
         per_row.append(op.name in REDUCE or (op.name not in FOLD and all(per_row[a] for a in op.args)))
-    return Shape(tuple(per_row), tuple(stage))
+    return Shape(tuple(per_row), tuple(stage), spread)
 
 
 class Body:
@@ -94,7 +133,7 @@ class Body:
 
     def __init__(self, region: Region, slots: Sequence[Slot], symbols: Sequence[str], row: str = "r") -> None:
         self.region, self.slots, self.symbols, self.row = region, slots, symbols, row
-        self.shape = analyse(region)
+        self.shape = analyse(region, one_pass=True)
         self.columns = size_text(region.columns, symbols)
 
     def size(self, size: Size) -> str:
@@ -158,6 +197,9 @@ class Body:
         op: Op = self.region.ops[number]
         v = [f"v{a}" for a in op.args]
         name = op.name
+        if number in self.shape.spread:
+            _, mean = mean_of(self.region, number) or (0, 0)
+            return f"af::set1(af::spread(m{self.shape.spread[number]}, C, af::lane0(v{mean})))"
         if name == "load":
             return self.load_text(op.args[0], column, count)
         if name == "const":
@@ -166,6 +208,8 @@ class Body:
             return f"af::set1(float({self.columns if name == 'width' else self.size(self.region.inner)}))"
         if name == "column":
             return f"af::iota({column})"
+        if name in SLOW and self.shape.per_row[number]:
+            return "af::set1(" + SLOW[name].format(*(f"af::lane0({value})" for value in v)) + ")"
         if name in INFIX:
             return f"({v[0]} {INFIX[name]} {v[1]})"
         if name in COMPARE:

@@ -8,12 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from adaflex.codegen.cpp_region import C_TYPE, FINISH, FOLD_START, NEUTRAL, Body
+from adaflex.codegen.sizes import known
 from adaflex.runtime.program import ITEM_BYTES
-from adaflex.runtime.region import FOLD, LEAVES, REDUCE, Region
+from adaflex.runtime.region import FOLD, LEAVES, Region
 
 ACCUMULATE = {"sum": "{a} + {v}", "rmax": "af::max({a}, {v})", "rmin": "af::min({a}, {v})"}
+JOIN = {"sum": "af::joined_sum", "rmax": "af::joined_max", "rmin": "af::joined_min"}
 FOLD_STEP = {"fold_sum": "{a} + {v}", "fold_max": "af::max({a}, {v})", "fold_min": "af::min({a}, {v})"}
 CHEAP = ("load", "column")  # computed again in a later stage rather than kept in scratch
+LIGHT = ("add", "sub", "mul", "neg")  # the same where all but one operand are one per row, a few in a row
+MOST_LIGHT = 2
+FIXED = ("const", "width", "depth")
+ROWS_BYTES = 16384  # of rows that go through their stages together: what they keep stays in the first-level cache
+MOST_ROWS = 4
+CHAINS = 4  # of a reduction: additions of one chain wait for each other
 
 
 def closure(region: Region, targets: Iterable[int], stop: Iterable[int] = ()) -> list[int]:
@@ -39,42 +47,103 @@ class RowPrinter:
         self.body, self.region, self.shape = body, body.region, body.shape
         self.formed = {s.value: s.slot for s in self.region.stores if body.slots[s.slot].form not in ITEM_BYTES}
         self.kept = self._kept()
+        plain = {s.value: k for k, s in enumerate(self.region.stores) if body.slots[s.slot].form == "f32"}
+        # what goes out as it is can be read from there
+        self.out = {n: plain[n] for n in self.kept if n in plain and self._is_full(n) and self.region.inner == 1}
+        self.together = self._together()
+
+    def _together(self) -> int:
+        """How many rows go through the stages together, so that none waits for its own reductions."""
+        columns, stages = known(self.region.columns), max(self.shape.stage, default=0) + 1
+        if columns is None or stages == 1 or self.region.inner != 1:
+            return 1
+        return max(1, min(MOST_ROWS, ROWS_BYTES // (4 * max(columns, 1))))
 
     def _kept(self) -> list[int]:
-        """Values that wait in scratch: used in a later stage, or stored in an activation form."""
-        late = {
-            a
-            for number, op in enumerate(self.region.ops)
-            for a in op.args
-            if op.name != "load"
-            and not self.shape.per_row[a]
-            and self.shape.stage[number] > self.shape.stage[a]
-            and op.name not in REDUCE
-            and self.region.ops[a].name not in CHEAP
-        }
-        late |= {
-            a
-            for number, op in enumerate(self.region.ops)
-            if op.name in REDUCE
-            for a in op.args
-            if self.shape.stage[number] > self.shape.stage[a] and self.region.ops[a].name not in CHEAP
-        }
-        return sorted(late | set(self.formed))
+        """Values that wait in a row of their own: used in a later stage, or stored in an activation form."""
+        late = set(self.formed)
+        for number, op in enumerate(self.region.ops):
+            for a in op.args if op.name != "load" else ():
+                if self.shape.stage[number] > self.shape.stage[a]:
+                    late |= self._sources(a)
+        return sorted(late)
+
+    def _sources(self, number: int) -> set[int]:
+        """What must be kept so that a later stage has this value."""
+        op = self.region.ops[number]
+        if self.shape.per_row[number] or op.name in CHEAP:
+            return set()
+        if self._steps_again(number) <= MOST_LIGHT:
+            return set().union(*(self._sources(a) for a in op.args))
+        return {number}
+
+    def _steps_again(self, number: int) -> int:
+        """Ops between this value and what is loaded or kept; more than ``MOST_LIGHT`` where it is to be kept."""
+        op = self.region.ops[number]
+        if op.name in CHEAP:
+            return 0
+        full = [a for a in op.args if self._is_full(a)]
+        if op.name not in LIGHT or len(full) != 1 or number in self.formed:
+            return MOST_LIGHT + 1
+        steps = self._steps_again(full[0])
+        return 1 if steps > MOST_LIGHT else steps + 1
 
     def text(self) -> list[str]:
         """Lines inside the function: everything between its braces."""
-        body = self.body
-        lines = [f"const long C = {body.columns};"]
-        for place, number in enumerate(self.kept):
-            lines.append(f"float* const w{number} = (float*)t.scratch + {place} * af::round16(C);")
-        lines.append(f"for (long {body.row} = r0; {body.row} < r1; ++{body.row}) {{")
-        lines += [*body.indices(), *body.pointers(), *self._outputs()]
+        lines = [f"const long C = {self.body.columns};"]
+        return [*lines, *(self._rows_together() if self.together > 1 else self._row_by_row())]
+
+    def _row_by_row(self) -> list[str]:
+        row = self.body.row
+        lines = [f"for (long {row} = r0; {row} < r1; ++{row}) {{", *self._addresses()]
         lines += self._fold() if self.region.inner != 1 else self._stages()
         return [*lines, "}"]
 
+    def _rows_together(self) -> list[str]:
+        """A few rows do a stage before any does the next; what later stages need of each row waits in arrays."""
+        last = max(self.shape.stage)
+        carried = [n for n in range(len(self.region.ops)) if self._ready(n) <= last and self._is_carried(n)]
+        spanned = [n for n in self.kept if self._is_spanned(n) and self._is_full(n)]
+        lines = [f"for (long b = r0; b < r1; b += {self.together}) {{"]
+        lines.append(f"const int rows = int(af::size_min({self.together}, r1 - b));")
+        lines += [f"af::vf p{n}[{self.together}];" for n in carried]
+        lines += [f"af::Coding c{n}[{self.together}];" for n in spanned]
+        for stage in range(last + 1):
+            known_now = [n for n in carried if self._ready(n) <= stage] if stage else []
+            inside = [f"const af::vf v{n} = p{n}[k];" for n in known_now]
+            inside += self._row_values(0, stage > 0)
+            inside += self._loop(stage)
+            inside += self._row_values(stage + 1) if stage < last else self._row_stores()
+            inside += [
+                f"p{n}[k] = v{n};" for n in carried if self._ready(n) == stage + 1 or self._ready(n) == stage == 0
+            ]
+            codes = self._codes(stage)
+            lines += [*self._each(inside), *(self._each(codes) if codes else [])]
+        return [*lines, "}"]
+
+    def _each(self, inside: list[str]) -> list[str]:
+        """The lines for every one of the rows that go together."""
+        head = ["for (int k = 0; k < rows; ++k) {", f"const long {self.body.row} = b + k;"]
+        return [*head, *self._addresses(), *inside, "}"]
+
+    def _is_carried(self, number: int) -> bool:
+        return self.shape.per_row[number] and self.region.ops[number].name not in FIXED
+
+    def _ready(self, number: int) -> int:
+        """The stage from which a value can be used: a reduction's after that of its loop."""
+        return self.shape.stage[number] + self.shape.reduces(self.region, number)
+
     def scratch_rows(self) -> int:
         """Rows of fp32 scratch the function needs."""
-        return len(self.kept)
+        return (len(self.kept) - len(self.out)) * self.together
+
+    def _addresses(self) -> list[str]:
+        """Pointers of one row: what is loaded, stored and kept."""
+        lines = [*self.body.indices(), *self.body.pointers(), *self._outputs()]
+        for place, number in enumerate(n for n in self.kept if n not in self.out):
+            at = f"({place * self.together} + k)" if self.together > 1 else str(place)
+            lines.append(f"float* const w{number} = (float*)t.scratch + {at} * af::round16(C);")
+        return lines
 
     def _outputs(self) -> list[str]:
         lines = []
@@ -83,7 +152,7 @@ class RowPrinter:
             kind = C_TYPE.get(slot.form, "char")
             place = f"t.p[{store.slot}] + {self.body.row} * {self.body.size(slot.row_bytes)}"
             lines.append(f"{kind}* const y{k} = ({kind}*)({place});")
-        return lines
+        return [*lines, *(f"float* const w{number} = y{k};" for number, k in self.out.items())]
 
     def _stages(self) -> list[str]:
         lines: list[str] = []
@@ -93,23 +162,34 @@ class RowPrinter:
             lines += self._loop(stage)
         return [*lines, *self._row_stores()]
 
-    def _row_values(self, stage: int) -> list[str]:
-        """Values of one number per row that stand before this stage's loop."""
+    def _row_values(self, stage: int, again: bool = False) -> list[str]:
+        """Values of one number per row that stand before this stage's loop; ``again``: constants alone."""
         lines = []
         for number, op in enumerate(self.region.ops):
-            if self.shape.per_row[number] and self.shape.stage[number] == stage and op.name not in REDUCE:
+            if again and op.name not in FIXED:
+                continue
+            reduces = self.shape.reduces(self.region, number)
+            if self.shape.per_row[number] and self.shape.stage[number] == stage and not reduces:
                 lines.append(f"const af::vf v{number} = {self.body.op_text(number, '0', '1')};")
-            if op.name in REDUCE and self._ready(number) == stage:
-                lines.append(f"const af::vf v{number} = af::set1(af::{FINISH[op.name]}(a{number}));")
+            if reduces and self.shape.stage[number] + 1 == stage:
+                lines.append(self._reduced(number))
         return lines
 
-    def _ready(self, number: int) -> int:
-        """The stage from which a reduction's result can be used."""
-        return self.shape.stage[number] + 1
+    def _reduced(self, number: int) -> str:
+        """The line after which a reduction's result can be used."""
+        name = self.region.ops[number].name
+        total = (
+            f"af::total(m{number}, C)" if self._is_shifted(number) else f"af::{FINISH[name]}({JOIN[name]}(a{number}))"
+        )
+        return f"const af::vf v{number} = af::set1({total});"
+
+    def _is_shifted(self, number: int) -> bool:
+        """Is it a sum whose pass also meets the squares?"""
+        return number in self.shape.spread.values()
 
     def _loop(self, stage: int) -> list[str]:
         ops, shape = self.region.ops, self.shape
-        reduced = [n for n, op in enumerate(ops) if op.name in REDUCE and shape.stage[n] == stage]
+        reduced = [n for n in range(len(ops)) if shape.reduces(self.region, n) and shape.stage[n] == stage]
         stored = [
             (k, s) for k, s in enumerate(self.region.stores) if shape.stage[s.value] == stage and self._is_full(s.value)
         ]
@@ -117,18 +197,33 @@ class RowPrinter:
         targets = [ops[n].args[0] for n in reduced] + [s.value for _, s in stored] + kept
         if not targets:
             return []
-        lines = [f"af::vf a{n} = af::set1({NEUTRAL[ops[n].name]});" for n in reduced]
-        lines.append("af::columns(C, [&](long col, int n) AF_LAMBDA {")
+        spans = [n for n in kept if self._is_spanned(n)]
+        shifted = [n for n in reduced if self._is_shifted(n)]
+        lines = [f"af::Shifted m{n}[{CHAINS}] = {{}};" for n in shifted]
+        lines += [f"af::vf a{n}[{CHAINS}] = {{{_start(ops[n].name)}}};" for n in reduced if n not in shifted]
+        lines += [f"af::Span e{n}[{CHAINS}] = {{{_start('span')}}};" for n in spans]
+        if shifted:
+            lines.append("af::begun_chains(C, [&](long col, int n, int i, bool begins) AF_LAMBDA {")
+        elif reduced or spans:
+            lines.append("af::chains(C, [&](long col, int n, int i) AF_LAMBDA {")
+        else:
+            lines.append("af::columns(C, [&](long col, int n) AF_LAMBDA {")
         lines += self._values(stage, targets)
-        lines += [f"af::st(w{n} + col, v{n}, n);" for n in kept]
-        for n in reduced:
+        lines += [f"af::st(w{n} + col, v{n}, n);" for n in kept if n not in self.out]
+        lines += [f"e{n}[i].add(v{n}, n);" for n in spans]
+        lines += [f"m{n}[i].add(v{ops[n].args[0]}, n, begins);" for n in shifted]
+        for n in (n for n in reduced if n not in shifted):
             name, argument = ops[n].name, f"af::keep(v{ops[n].args[0]}, n, {NEUTRAL[ops[n].name]})"
-            lines.append(f"a{n} = {ACCUMULATE[name].format(a=f'a{n}', v=argument)};")
+            lines.append(f"a{n}[i] = {ACCUMULATE[name].format(a=f'a{n}[i]', v=argument)};")
         lines += [
             f"af::st(y{k} + col, v{s.value}, n);" for k, s in stored if s.value not in self.formed or self._plain(k)
         ]
         lines.append("});")
         return [*lines, *self._finish_forms(stage)]
+
+    def _is_spanned(self, value: int) -> bool:
+        """Is the value's extent over the row what a form of it needs first?"""
+        return any(s.value == value and self.body.slots[s.slot].form == "u8t" for s in self.region.stores)
 
     def _plain(self, store: int) -> bool:
         return self.body.slots[self.region.stores[store].slot].form in ITEM_BYTES
@@ -140,7 +235,7 @@ class RowPrinter:
         early = [
             n
             for n in range(len(self.region.ops))
-            if self.shape.per_row[n] or (self.shape.stage[n] < stage and self.region.ops[n].name not in CHEAP)
+            if self.shape.per_row[n] or (self.shape.stage[n] < stage and n in self.kept)
         ]
         lines = []
         for number in closure(self.region, targets, early):
@@ -157,18 +252,31 @@ class RowPrinter:
             slot = self.body.slots[store.slot]
             if self.shape.stage[store.value] != stage or not self._is_full(store.value):
                 continue
-            if slot.form not in ITEM_BYTES:
+            if slot.form == "u8t":
+                made = f"af::coding(w{store.value}, C, af::joined(e{store.value}))"
+                later, now = f"c{store.value}[k] = {made};", f"af::write_u8t(w{store.value}, C, y{k}, {made});"
+                lines.append(later if self.together > 1 else now)
+            elif slot.form not in ITEM_BYTES:
                 lines.append(f"af::{form_function(slot.form)}(w{store.value}, C, y{k});")
             elif slot.form == "bf16":
                 lines.append(f"af::zero_tail(y{k}, C, {self.body.size(slot.row_bytes)});")
         return lines
 
+    def _codes(self, stage: int) -> list[str]:
+        """What is left of forms whose coding is known, where rows go together."""
+        return [
+            f"af::write_u8t(w{s.value}, C, y{k}, c{s.value}[k]);"
+            for k, s in enumerate(self.region.stores)
+            if self.body.slots[s.slot].form == "u8t" and self.shape.stage[s.value] == stage and self._is_full(s.value)
+        ]
+
     def _row_stores(self) -> list[str]:
         """Values of one number per row: stored once, after all stages."""
         lines = []
-        for n, op in enumerate(self.region.ops):  # a reduction in the last stage has no stage after it
-            if op.name in REDUCE and self._ready(n) > max(self.shape.stage, default=0):
-                lines.append(f"const af::vf v{n} = af::set1(af::{FINISH[op.name]}(a{n}));")
+        last = max(self.shape.stage, default=0)
+        for n in range(len(self.region.ops)):  # a reduction in the last stage has no stage after it
+            if self.shape.stage[n] == last and self.shape.reduces(self.region, n):
+                lines.append(self._reduced(n))
         for k, store in enumerate(self.region.stores):
             if not self._is_full(store.value):
                 count = "1" if self._one_column(k) else "C"
@@ -202,6 +310,12 @@ class RowPrinter:
         lines += [f"const af::vf v{n} = {self.body.op_text(n, 'col', 'n')};" for n in after]
         lines += [f"af::st(y{k} + col, v{s.value}, n);" for k, s in enumerate(self.region.stores)]
         return [*lines, "});"]
+
+
+def _start(name: str) -> str:
+    """Where each chain of a reduction begins."""
+    one = "af::Span::none()" if name == "span" else f"af::set1({NEUTRAL[name]})"
+    return ", ".join([one] * CHAINS)
 
 
 def form_function(form: str) -> str:

@@ -73,6 +73,11 @@ class NativeKernels:
         self.team = self._library.adaflex_team(threads)
         weakref.finalize(self, self._library.adaflex_team_free, self.team)
 
+    @property
+    def entry(self) -> int:
+        """The address of the function that runs a segment: ``int (int segment, const Call*)``."""
+        return ctypes.cast(self._library.adaflex_segment, ctypes.c_void_p).value or 0
+
     def scratch_bytes(self, symbols: Sequence[int]) -> int:
         """Scratch that one thread needs for these sizes."""
         values = (LONG * max(len(symbols), 1))(*symbols)
@@ -123,12 +128,16 @@ class NativeCalls:
                 )
             )
 
-    def run(self, segment: int, addresses: Sequence[int], thread_arena: int) -> None:
-        """Run one segment on these slot addresses."""
+    def bind(self, segment: int, addresses: Sequence[int], thread_arena: int) -> int:
+        """Where the segment's ``Call`` lies, once it holds these slot addresses."""
         self._base[:] = list(addresses)
         call = self._calls[segment]
         call.thread_arena = thread_arena
-        status = self._kernels.call(segment, ctypes.addressof(call))
+        return ctypes.addressof(call)
+
+    def run(self, segment: int, addresses: Sequence[int], thread_arena: int) -> None:
+        """Run one segment on these slot addresses."""
+        status = self._kernels.call(segment, self.bind(segment, addresses, thread_arena))
         if status != 0:
             raise AdaflexError(f"native segment {segment} refused to run (status {status}); this is a bug, report it")
         if self._fault.value:

@@ -211,6 +211,80 @@ template <class F> AF_INLINE void columns(long count, F&& body) {
   if (col < count) body(col, int(count - col));
 }
 
+// The same for reductions: neighbouring vectors belong to different chains, so that none waits for the one before it.
+template <class F> AF_INLINE void chains(long count, F&& body) {
+  long col = 0;
+  for (; col + 64 <= count; col += 64) {
+    body(col, 16, 0);
+    body(col + 16, 16, 1);
+    body(col + 32, 16, 2);
+    body(col + 48, 16, 3);
+  }
+  for (; col + 16 <= count; col += 16) body(col, 16, 0);
+  if (col < count) body(col, int(count - col), 0);
+}
+// The same where each chain is told its first vector.
+template <class F> AF_INLINE void begun_chains(long count, F&& body) {
+  long col = 0;
+  if (count >= 64) {
+    body(0, 16, 0, true);
+    body(16, 16, 1, true);
+    body(32, 16, 2, true);
+    body(48, 16, 3, true);
+    for (col = 64; col + 64 <= count; col += 64) {
+      body(col, 16, 0, false);
+      body(col + 16, 16, 1, false);
+      body(col + 32, 16, 2, false);
+      body(col + 48, 16, 3, false);
+    }
+  } else {
+    col = count < 16 ? count : 16;
+    body(0, int(col), 0, true);
+  }
+  for (; col + 16 <= count; col += 16) body(col, 16, 0, false);
+  if (col < count) body(col, int(count - col), 0, false);
+}
+AF_INLINE vf joined_sum(const vf (&a)[4]) { return (a[0] + a[1]) + (a[2] + a[3]); }
+AF_INLINE vf joined_max(const vf (&a)[4]) { return max(max(a[0], a[1]), max(a[2], a[3])); }
+AF_INLINE vf joined_min(const vf (&a)[4]) { return min(min(a[0], a[1]), min(a[2], a[3])); }
+AF_INLINE Span joined(Span (&e)[4]) {
+  e[0].join(e[1]);
+  e[2].join(e[3]);
+  e[0].join(e[2]);
+  return e[0];
+}
+
+// One chain's sums of distances from its first vector, lane by lane, and of their squares: whatever the row holds, the
+// squares lose at most a factor count / 64 of precision.
+struct Shifted {
+  vf start, sum, squares;
+  AF_INLINE void add(vf v, int n, bool begins) {
+    if (begins) start = v;
+    const vf d = keep(v - start, n, 0.0f);
+    sum += d;
+    squares = fma(d, d, squares);
+  }
+};
+// How many values each lane of a chain has met.
+AF_INLINE vf met(long count, int chain) {
+  const vf whole = set1(float(chain == 0 ? count / 64 + count % 64 / 16 : count / 64));
+  return chain == 0 ? whole + select(lanes(int(count % 16)), set1(1.0f), zero()) : whole;
+}
+AF_INLINE float total(const Shifted (&m)[4], long count) {
+  vf sum[4];
+  AF_UNROLL for (int i = 0; i < 4; ++i) sum[i] = fma(m[i].start, met(count, i), m[i].sum);
+  return hsum(joined_sum(sum));
+}
+// The sum of squared distances from the mean.
+AF_INLINE float spread(const Shifted (&m)[4], long count, float mean) {
+  vf sum[4];
+  AF_UNROLL for (int i = 0; i < 4; ++i) {
+    const vf d = m[i].start - set1(mean);
+    sum[i] = fma(d, fma(d, met(count, i), m[i].sum + m[i].sum), m[i].squares);
+  }
+  return hsum(joined_sum(sum));
+}
+
 AF_INLINE vm truth(vf v) { return ne(v, set1(0.0f)); }
 AF_INLINE vf one_if(vm m) { return select(m, set1(1.0f), set1(0.0f)); }
 AF_INLINE vf round_bf16(vf v) {

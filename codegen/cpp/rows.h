@@ -180,9 +180,26 @@ inline void quantise_row_u8t(const float* x, long K, char* out) {
     std::memcpy(out + pad64(K), tail, 8);
 }
 
-// The same where the caller has met the row's values already, two vectors at a time: e.add(a, b).
-inline void quantise_row_u8t(const float* x, long K, char* out, const Extent& e) {
-    const Coding c = coding(e, 1.0f);
+// The extent of values met one vector at a time. A nan shows in the sum; where that is nan the row is looked at again.
+struct Span {
+    vf low, high, sum;
+    AF_INLINE static Span none() { return {set1(__builtin_inff()), set1(-__builtin_inff()), zero()}; }
+    AF_INLINE void add(vf a, int n) {  // its first n lanes
+        low = fast_min(low, first(a, n, __builtin_inff()));
+        high = fast_max(high, first(a, n, -__builtin_inff()));
+        sum += first(a, n, 0.0f);
+    }
+    AF_INLINE void join(const Span& o) {
+        low = fast_min(low, o.low);
+        high = fast_max(high, o.high);
+        sum += o.sum;
+    }
+};
+AF_INLINE Coding coding(const float* x, long K, const Span& s) {
+    if (__builtin_expect(any(isnan(s.sum)), 0)) return coding(row_extent(x, K), 1.0f);
+    return coding(Extent{s.low, s.high, not_(lanes(16))}, 1.0f);
+}
+inline void write_u8t(const float* x, long K, char* out, const Coding& c) {
     row_codes(x, K, c, (uint8_t*)out);
     const float tail[2] = {c.scale, c.minimum};
     std::memcpy(out + pad64(K), tail, 8);

@@ -210,6 +210,7 @@ AF_INLINE float reduce(__m256 x, Op op) {
     __m128 two = op(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(op(two, _mm_shuffle_ps(two, two, 1)));
 }
+AF_INLINE float lane0(vf a) { return _mm256_cvtss_f32(a.lo); }
 AF_INLINE float hsum(vf a) {
     return reduce(a.lo + a.hi, [](__m128 x, __m128 y) { return x + y; });
 }

@@ -147,6 +147,7 @@ AF_INLINE uint32_t mask_bits(vm a) { return a.m; }
 AF_INLINE vf select(vm m, vf a, vf b) { return {_mm512_mask_blend_ps(m.m, b.v, a.v)}; }
 
 // ---- reductions over the lanes
+AF_INLINE float lane0(vf a) { return _mm512_cvtss_f32(a.v); }
 AF_INLINE float hsum(vf a) { return _mm512_reduce_add_ps(a.v); }
 AF_INLINE float fast_hmax(vf a) { return _mm512_reduce_max_ps(a.v); }
 AF_INLINE float fast_hmin(vf a) { return _mm512_reduce_min_ps(a.v); }

@@ -181,6 +181,7 @@ AF_INLINE float reduce(vf a, Op op) {
         for (int i = 0; i < step; i++) a.v[i] = op(a.v[i], a.v[i + step]);
     return a.v[0];
 }
+AF_INLINE float lane0(vf a) { return a.v[0]; }
 AF_INLINE float hsum(vf a) {
     return reduce(a, [](float x, float y) { return x + y; });
 }
