@@ -39,7 +39,7 @@ class Fault:
 FAULTS = (
     Fault("slice begins one late", "codegen/views.py", "start = _from_end(start, view.shape[axis])", "start = plus(_from_end(start, view.shape[axis]), 1)"),
     Fault("index from the end off by one", "codegen/views.py", "return plus(size, index) if", "return plus(size, plus(index, -1)) if", ("found",)),
-    Fault("broadcast axis walks", "codegen/regions.py", "strides.append(stride if whole and known(size) != 1 else 0)", "strides.append(stride)"),
+    Fault("broadcast axis walks", "codegen/regions.py", "[0 if known(size) == 1 else stride for size, stride in sizes]", "[stride for _, stride in sizes]"),
     Fault("life cut by one", "runtime/layout.py", "last[slot] = (at.shared + 1, span[1])", "last[slot] = (at.shared, span[1])", ("layout",)),
     Fault("buffers that meet at their ends share", "runtime/arena.py", "a.first < b.end and b.first < a.end", "a.first < b.end - 1 and b.first < a.end - 1", ("layout",)),
     Fault("alpha forgotten", "codegen/scalar_ops.py", 'if k.get("alpha", 1) != 1:', "if False:"),
