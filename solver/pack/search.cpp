@@ -198,22 +198,30 @@ class Search {
     });
     std::vector<int> rest;
     for (const auto& [at, i] : candidates) {
-      if (++nodes_ > limit_ || ((nodes_ & 31) == 0 && now() > deadline_)) return kLimit;
-      size_t mark = trail_.size();
       bool raised = false;
-      if (place(i, low, high, &raised)) {
-        rest.clear();
-        for (int j : items)
-          if (j != i) rest.push_back(j);
-        bool split = false;
-        for (int b = std::max(low + 1, p_.hull_low[i]); b <= std::min(high - 1, p_.hull_high[i]); ++b)
-          if (cross_[b] == 0) split = true;
-        Result result = solve_parts(rest, low, high, at, rank_[i], split);
-        if (result != kFail) return result;
-      }
-      undo(mark);
+      Result result = descend(i, items, low, high, at, rank_[i], &rest, &raised);
+      if (result != kFail) return result;
       if ((rules_ & kHatless) && !raised) break;
     }
+    return kFail;
+  }
+
+  // Place item i at its floor and solve the rest after (offset, rank); all is undone where that fails.
+  Result descend(int i, const std::vector<int>& items, int low, int high, Value offset, int rank,
+                 std::vector<int>* rest, bool* raised) {
+    if (++nodes_ > limit_ || ((nodes_ & 31) == 0 && now() > deadline_)) return kLimit;
+    size_t mark = trail_.size();
+    if (place(i, low, high, raised)) {
+      rest->clear();
+      for (int j : items)
+        if (j != i) rest->push_back(j);
+      bool split = false;
+      for (int b = std::max(low + 1, p_.hull_low[i]); b <= std::min(high - 1, p_.hull_high[i]); ++b)
+        if (cross_[b] == 0) split = true;
+      Result result = solve_parts(*rest, low, high, offset, rank, split);
+      if (result != kFail) return result;
+    }
+    undo(mark);
     return kFail;
   }
 
@@ -282,20 +290,9 @@ class Search {
       std::sort(candidates.begin(), candidates.end());
       for (const auto& [r, i] : candidates) {
         (void)r;
-        if (++nodes_ > limit_ || ((nodes_ & 31) == 0 && now() > deadline_)) return kLimit;
-        size_t mark = trail_.size();
         bool raised = false;
-        if (place(i, low, high, &raised)) {
-          rest.clear();
-          for (int j : items)
-            if (j != i) rest.push_back(j);
-          bool split = false;
-          for (int b = std::max(low + 1, p_.hull_low[i]); b <= std::min(high - 1, p_.hull_high[i]); ++b)
-            if (cross_[b] == 0) split = true;
-          Result result = solve_parts(rest, low, high, 0, 0, split);
-          if (result != kFail) return result;
-        }
-        undo(mark);
+        Result result = descend(i, items, low, high, 0, 0, &rest, &raised);
+        if (result != kFail) return result;
         if ((rules_ & kHatless) && !raised) {
           undo(begin);
           return kFail;
