@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from adaflex.solver.pack.library import pointer
+from adaflex.native import pointer
 from adaflex.solver.pack.problem import Problem
 
 RULES = {

@@ -8,41 +8,31 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaflex import native
-from adaflex.errors import BuildError
+from adaflex.native import pointer
 
 Ints = NDArray[np.int64]
-log = logging.getLogger("adaflex.solver.pack")
 SOURCES = ("core.cpp", "greedy.cpp", "search.cpp", "eject.cpp", "read.cpp")  # compiled as one
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The built core, or None (said once) where it cannot be built."""
-    try:
-        source = "".join(Path(__file__).with_name(name).read_text() for name in SOURCES)
-        lib = native.load(native.build(source, name="pack"))
-    except BuildError as fault:
-        log.warning("packing runs in Python: %s", fault)
+    files = [Path(__file__).with_name(name) for name in SOURCES]
+    lib = native.load_core(files, name="pack", otherwise="packing runs in Python")
+    if lib is None:
         return None
     lib.adaflex_pack_new.restype = ctypes.c_void_p
     lib.adaflex_pack_greedy.restype = ctypes.c_int64
     lib.adaflex_pack_read.restype = ctypes.c_int64
     lib.adaflex_pack_sections.restype = ctypes.c_int64
     return lib
-
-
-def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
-    """Where an array's values lie."""
-    return ctypes.c_void_p(array.ctypes.data)
 
 
 def read_rows(text: bytes, columns: int, which: Sequence[int]) -> tuple[Ints, ...] | None:

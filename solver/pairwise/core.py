@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from adaflex import native
-from adaflex.errors import BuildError
+from adaflex.native import pointer
 from adaflex.solver.pairwise.network import Flat, Floats
 from adaflex.solver.pairwise.twin import Twin
 from adaflex.solver.pairwise.walk import Chosen, Walk
-
-log = logging.getLogger("adaflex.solver.pairwise")
 
 
 class Engine(Protocol):
@@ -42,10 +38,9 @@ class Engine(Protocol):
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The built core, or None (said once) where it cannot be built."""
-    try:
-        lib = native.load(native.build(Path(__file__).with_name("core.cpp").read_text(), name="pairs"))
-    except BuildError as fault:
-        log.warning("pair terms are searched in Python: %s", fault)
+    source = Path(__file__).with_name("core.cpp")
+    lib = native.load_core([source], name="pairs", otherwise="pair terms are searched in Python")
+    if lib is None:
         return None
     lib.adaflex_pairs_new.restype = ctypes.c_void_p
     lib.adaflex_pairs_pass.restype = ctypes.c_double
@@ -59,10 +54,6 @@ def engine(flat: Flat) -> Engine:
     return Twin(flat) if lib is None else Core(flat, lib)
 
 
-def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
-
-
 class Core:
     """A network held by the C++ core."""
 
@@ -71,9 +62,9 @@ class Core:
         counts = np.diff(flat.start).astype(np.int32)
         self.width = int(np.sum(counts[flat.ends])) if len(flat.ends) else 0
         made = lib.adaflex_pairs_new(
-            len(flat.nodes), _pointer(counts), _pointer(flat.cost), len(flat.ends), _pointer(flat.ends),
-            _pointer(flat.tables), len(flat.spans), _pointer(flat.spans), _pointer(flat.use),
-            len(flat.room), _pointer(flat.room),
+            len(flat.nodes), pointer(counts), pointer(flat.cost), len(flat.ends), pointer(flat.ends),
+            pointer(flat.tables), len(flat.spans), pointer(flat.spans), pointer(flat.use),
+            len(flat.room), pointer(flat.room),
         )  # fmt: skip
         self.handle = ctypes.c_void_p(made)
 
@@ -83,25 +74,25 @@ class Core:
 
     def passing(self, rising: bool, own: Floats, chosen: Chosen) -> float:
         """See ``Engine``."""
-        return float(self.lib.adaflex_pairs_pass(self.handle, int(rising), _pointer(own), _pointer(chosen)))
+        return float(self.lib.adaflex_pairs_pass(self.handle, int(rising), pointer(own), pointer(chosen)))
 
     def worse(self) -> Floats:
         """See ``Engine``."""
         found = np.empty(int(self.flat.start[-1]))
-        self.lib.adaflex_pairs_worse(self.handle, _pointer(found))
+        self.lib.adaflex_pairs_worse(self.handle, pointer(found))
         return found
 
     def messages(self) -> Floats:
         """See ``Engine``."""
         found = np.empty(self.width)
-        self.lib.adaflex_pairs_messages(self.handle, _pointer(found))
+        self.lib.adaflex_pairs_messages(self.handle, pointer(found))
         return found
 
     def search(self, priced: Floats, chosen: Chosen, walk: Walk) -> float:
         """See ``Engine``."""
         return float(
             self.lib.adaflex_pairs_search(
-                self.handle, _pointer(priced), _pointer(chosen), ctypes.c_uint64(walk.seed), walk.steps,
+                self.handle, pointer(priced), pointer(chosen), ctypes.c_uint64(walk.seed), walk.steps,
                 ctypes.c_int64(walk.moves), walk.most, ctypes.c_double(walk.hot), ctypes.c_double(walk.cold),
                 ctypes.c_double(walk.share), ctypes.c_double(walk.seconds),
             )

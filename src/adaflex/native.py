@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -185,3 +186,17 @@ def load(library: Path) -> ctypes.CDLL:
         return ctypes.CDLL(str(library))
     except OSError as fault:
         raise BuildError(f"{library} could not be loaded ({fault}); delete it and try again") from fault
+
+
+def load_core(files: Sequence[Path], *, name: str, otherwise: str) -> ctypes.CDLL | None:
+    """The library of C++ files that are compiled as one; None where it cannot be built, and ``otherwise`` is said."""
+    try:
+        return load(build("".join(file.read_text() for file in files), name=name))
+    except BuildError as fault:
+        log.warning("%s: %s", otherwise, fault)
+        return None
+
+
+def pointer(array: Any) -> ctypes.c_void_p:
+    """Where a numpy array's values lie, for a library's call."""
+    return ctypes.c_void_p(array.ctypes.data)
