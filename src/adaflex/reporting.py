@@ -5,12 +5,12 @@ In: ``Planned``, the option ``report``. Out: what was written.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from adaflex.planning import Planned
 from adaflex.report import text_report
+from adaflex.runtime.artifact_file import replace_file
 
 
 def write_report(planned: Planned, where: bool | str) -> None:
@@ -20,10 +20,4 @@ def write_report(planned: Planned, where: bool | str) -> None:
         return
     from adaflex.report_html import page
 
-    target = Path(str(where))
-    partial = target.with_name(target.name + ".partial")
-    with partial.open("w") as file:
-        file.write(page(planned))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
+    replace_file(Path(str(where)), [page(planned).encode()])

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaflex.errors import OptionError
+from adaflex.errors import ArtifactError, OptionError
+from adaflex.runtime.artifact_file import replace_file
 from adaflex.solver.plan import Plan
 from adaflex.solver.table import CostTable, Encoding
 from adaflex.solver.table_json import digest, encode, from_json, parse, read_bytes
@@ -48,13 +49,10 @@ class Saved:
 
 def write(path: str | Path, saved: Saved) -> None:
     """Write the file; an older one stays until this is whole."""
-    target = Path(path)
-    partial = target.with_name(target.name + ".partial")
     try:
-        partial.write_text(saved.to_json())
-        partial.replace(target)
-    except OSError as fault:
-        raise OptionError(f"save_plan='{path}' cannot be written ({fault}); name a writable path") from fault
+        replace_file(Path(path), [saved.to_json().encode()])
+    except ArtifactError as fault:
+        raise OptionError(f"save_plan='{path}' cannot be written ({fault.__cause__}); name a writable path") from fault
 
 
 def read(path: str | Path) -> Saved:
