@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from adaflex.errors import ArtifactError
+from adaflex.runtime.bounds import fault
 from adaflex.runtime.layout import read, touched, written
 from adaflex.runtime.library import resolve
 from adaflex.runtime.program import (
@@ -88,52 +89,48 @@ def check_program(program: Program, weight_bytes: int, library: KernelLibrary, s
             )
 
 
-def _fail(text: str) -> ArtifactError:
-    return ArtifactError(f"{text}; the file is damaged or was not made by AdaFlex")
-
-
 def _in_range(value: int, end: int, what: str, low: int = 0) -> None:
     if not low <= value < end:
-        raise _fail(f"{what} is number {value} of {end}")
+        raise fault(f"{what} is number {value} of {end}")
 
 
 def _check_tables(program: Program) -> None:
     count = len(program.symbols)
     if len(set(program.symbols)) != count or not all(SYMBOL.fullmatch(name) for name in program.symbols):
-        raise _fail("the names of the program's sizes are malformed")
+        raise fault("the names of the program's sizes are malformed")
     if len(program.sources) != count or any(len(t) not in (0, count) for t in (program.ranges, program.hints)):
-        raise _fail("sources, ranges and hints do not have one entry per size")
+        raise fault("sources, ranges and hints do not have one entry per size")
     if len(program.input_names) != len(program.inputs):
-        raise _fail("inputs and their names differ in number")
+        raise fault("inputs and their names differ in number")
     for slot in (*(slot for slot in program.inputs if slot >= 0), *program.outputs):
         _in_range(slot, len(program.slots), "a slot of inputs or outputs")
     for index, axis in program.sources:
         _in_range(index, len(program.inputs), "the input that gives a size", -1)
         slot = program.inputs[index] if index >= 0 else -1
         if axis >= 0 and (slot < 0 or axis >= len(program.slots[slot].shape)):
-            raise _fail(f"a size is read from axis {axis} of input {index}, which has no such axis")
+            raise fault(f"a size is read from axis {axis} of input {index}, which has no such axis")
     if any(program.slots[slot].kind != "input" for slot in program.inputs if slot >= 0):
-        raise _fail("an input is not stored in an input slot")
+        raise fault("an input is not stored in an input slot")
     if any(program.slots[slot].kind not in ("output", "value") for slot in program.outputs):
-        raise _fail("an output is stored where the caller cannot get it")
+        raise fault("an output is stored where the caller cannot get it")
 
 
 def _check_constants(program: Program, tier: str, weight_bytes: int) -> None:
     end = 0
     for number, constant in sorted(enumerate(program.constants), key=lambda item: item[1].offset):
         if constant.tier not in TIERS:
-            raise _fail(f"constant {number} lies on the unknown tier '{constant.tier:.20}'")
+            raise fault(f"constant {number} lies on the unknown tier '{constant.tier:.20}'")
         if constant.tier != tier:
             continue
         where = f"constant {number}"
         if constant.offset % ALIGNMENT or constant.offset < end:
-            raise _fail(f"{where} at byte {constant.offset} is not aligned to {ALIGNMENT} or overlaps another")
+            raise fault(f"{where} at byte {constant.offset} is not aligned to {ALIGNMENT} or overlaps another")
         end = constant.offset + constant.size_bytes
         if end > weight_bytes:
-            raise _fail(f"{where} ends at byte {end} of {weight_bytes}")
+            raise fault(f"{where} ends at byte {end} of {weight_bytes}")
         plain = ITEM_BYTES.get(constant.form)
         if plain is not None and plain * math.prod(constant.shape) != constant.size_bytes:
-            raise _fail(
+            raise fault(
                 f"{where} of {constant.size_bytes} bytes is said to hold {constant.form} {list(constant.shape)}"
             )
 
@@ -141,22 +138,22 @@ def _check_constants(program: Program, tier: str, weight_bytes: int) -> None:
 def _check_slot(program: Program, number: int) -> None:
     slot, where = program.slots[number], f"slot {number}"
     if slot.form not in ITEM_BYTES and not FORM.fullmatch(slot.form):
-        raise _fail(f"{where} has the unknown form '{slot.form:.40}'")
+        raise fault(f"{where} has the unknown form '{slot.form:.40}'")
     if (slot.kind == "constant") != (slot.constant >= 0):
-        raise _fail(f"{where} of kind '{slot.kind}' names constant {slot.constant}")
+        raise fault(f"{where} of kind '{slot.kind}' names constant {slot.constant}")
     if slot.kind in ("input", "output", "value") and slot.form not in ITEM_BYTES:
-        raise _fail(f"{where} holds a tensor in the form '{slot.form}', which is none of a tensor")
+        raise fault(f"{where} holds a tensor in the form '{slot.form}', which is none of a tensor")
     if slot.kind != "constant":
         return
     _in_range(slot.constant, len(program.constants), f"the constant of {where}")
     held = program.constants[slot.constant].size_bytes
     sizes = (slot.rows, slot.columns, slot.row_bytes)
     if not all(isinstance(size, int) for size in (*sizes, *slot.shape)):
-        raise _fail(f"{where} holds a constant but has no fixed size")
+        raise fault(f"{where} holds a constant but has no fixed size")
     rows, _, row_bytes = (int(size) for size in sizes if isinstance(size, int))
     item = ITEM_BYTES.get(slot.form, 1)
     if rows * row_bytes > held or (slot.shape and math.prod(map(int, slot.shape)) * item > held):  # type: ignore[arg-type]
-        raise _fail(f"{where} reaches beyond the {held} bytes of constant {slot.constant}")
+        raise fault(f"{where} reaches beyond the {held} bytes of constant {slot.constant}")
 
 
 def _check_written(program: Program, step: Step, where: str) -> None:
@@ -164,36 +161,36 @@ def _check_written(program: Program, step: Step, where: str) -> None:
     kinds = ("value",) if isinstance(step, LibraryStep) else ("local", "output")
     for slot in written(step):
         if program.slots[slot].kind not in kinds:
-            raise _fail(f"{where} writes to slot {slot}, which is of kind '{program.slots[slot].kind}'")
+            raise fault(f"{where} writes to slot {slot}, which is of kind '{program.slots[slot].kind}'")
 
 
 def _check_region(region: Region, where: str, template: bool) -> None:
     folds = [op for op in region.ops if op.name in FOLD]
     for number, op in enumerate(region.ops):
         if len(op.args) != ARITY[op.name]:
-            raise _fail(f"op {number} ('{op.name}') of {where} has {len(op.args)} operands")
+            raise fault(f"op {number} ('{op.name}') of {where} has {len(op.args)} operands")
         end = len(region.loads) if op.name == "load" else number
         for argument in op.args:
             _in_range(argument, end, f"an operand of op {number} of {where}")
     names = {op.name for op in region.ops}
     if template != ("acc" in names) or (template and names & {*REDUCE, *FOLD}):
-        raise _fail(f"the region of {where} uses or lacks the result of a product, or reduces it")
+        raise fault(f"the region of {where} uses or lacks the result of a product, or reduces it")
     if region.inner != 1 and (not folds or names & {*REDUCE}):
-        raise _fail(f"the region of {where} has an inner axis that nothing folds")
+        raise fault(f"the region of {where} has an inner axis that nothing folds")
     if not region.dims or not region.stores:
-        raise _fail(f"the region of {where} has no rows or stores nothing")
+        raise fault(f"the region of {where} has no rows or stores nothing")
     for load in region.loads:
         _in_range(load.gather, len(region.loads), f"a gather of {where}", -1)
         if len(load.strides) != len(region.dims):
-            raise _fail(f"a load of {where} has {len(load.strides)} strides over {len(region.dims)} axes")
+            raise fault(f"a load of {where} has {len(load.strides)} strides over {len(region.dims)} axes")
         if load.gather >= 0 and region.loads[load.gather].gather >= 0:
-            raise _fail(f"a load of {where} picks its rows by a load that picks its rows")
+            raise fault(f"a load of {where} picks its rows by a load that picks its rows")
         if load.inner != 0 and region.inner == 1:
-            raise _fail(f"a load of {where} walks an inner axis, and there is none")
+            raise fault(f"a load of {where} walks an inner axis, and there is none")
         if load.gather >= 0 and load.choices == 0:
-            raise _fail(f"a load of {where} picks rows without saying how many there are")
+            raise fault(f"a load of {where} picks rows without saying how many there are")
         if load.panel not in PANELS or (load.panel and (load.gather < 0 or load.column != 1 or load.inner != 0)):
-            raise _fail(f"a load of {where} walks panels in a way that no kernel does")
+            raise fault(f"a load of {where} walks panels in a way that no kernel does")
     for store in region.stores:
         _in_range(store.value, len(region.ops), f"a store of {where}")
 
@@ -203,16 +200,16 @@ def _check_forms(program: Program, region: Region, where: str, stored: Collectio
     for load in region.loads:
         form = program.slots[load.slot].form
         if form not in NATIVE_FORMS or (load.form or form) not in NATIVE_FORMS:
-            raise _fail(f"{where} reads slot {load.slot}, which holds '{form}', as '{load.form or form}'")
+            raise fault(f"{where} reads slot {load.slot}, which holds '{form}', as '{load.form or form}'")
     for store in region.stores:
         form = program.slots[store.slot].form
         if form not in stored and (stored is FLOATS or form in ITEM_BYTES):
-            raise _fail(f"{where} writes to slot {store.slot}, which holds '{form}'")
+            raise fault(f"{where} writes to slot {store.slot}, which holds '{form}'")
 
 
 def _check_gemm(program: Program, step: GemmStep, where: str, library: KernelLibrary) -> None:
     if not FUNCTION.fullmatch(step.function):
-        raise _fail(f"{where} calls '{step.function:.60}', which is no name of a kernel")
+        raise fault(f"{where} calls '{step.function:.60}', which is no name of a kernel")
     if not HEADER.fullmatch(step.header) or step.header not in library.headers:
         raise ArtifactError(f"{where} needs the kernel file '{step.header:.60}', which this AdaFlex lacks; update it")
     reads = library.product(step.function, step.n, step.k)
@@ -220,15 +217,15 @@ def _check_gemm(program: Program, step: GemmStep, where: str, library: KernelLib
         raise ArtifactError(f"{where} needs the kernel '{step.function}', which this AdaFlex lacks; update it")
     slot, form = program.slots[step.weight], program.slots[step.a].form
     if slot.kind != "constant":
-        raise _fail(f"the weight of {where} is no constant")
+        raise fault(f"the weight of {where} is no constant")
     if form.partition("-")[0] != reads[0]:
-        raise _fail(f"{where} multiplies slot {step.a}, which holds '{form}', and its kernel reads '{reads[0]}'")
+        raise fault(f"{where} multiplies slot {step.a}, which holds '{form}', and its kernel reads '{reads[0]}'")
     held = int(slot.rows) * int(slot.row_bytes)  # type: ignore[arg-type]  # fixed and within its constant: _check_slot
     if [part.name for part in step.parts] != [name for name, _ in reads[1]]:
-        raise _fail(f"{where} gives its kernel other parts than it takes")
+        raise fault(f"{where} gives its kernel other parts than it takes")
     for part, (_, size) in zip(step.parts, reads[1], strict=True):
         if part.offset % ALIGNMENT or part.offset + size > held:
-            raise _fail(
+            raise fault(
                 f"part '{part.name:.20}' of {where} begins at byte {part.offset} of {held}, or is not aligned; "
                 f"{size} bytes of it are read"
             )
@@ -239,11 +236,11 @@ def _check_gemm(program: Program, step: GemmStep, where: str, library: KernelLib
 def _check_attention(program: Program, step: AttentionStep, where: str) -> None:
     given = [step.q, step.k, step.v, step.out, *([step.mask] if step.mask is not None else [])]
     if any(len(operand.strides) != 4 for operand in given):
-        raise _fail(f"an operand of {where} does not have four axes")
+        raise fault(f"an operand of {where} does not have four axes")
     for operand in given:
         form = program.slots[operand.slot].form
         if form not in FLOATS and (operand is not step.mask or form != "bool"):
-            raise _fail(f"an operand of {where} lies in slot {operand.slot}, which holds '{form}'")
+            raise fault(f"an operand of {where} lies in slot {operand.slot}, which holds '{form}'")
 
 
 def _check_library(program: Program, step: LibraryStep, where: str) -> None:
@@ -251,13 +248,13 @@ def _check_library(program: Program, step: LibraryStep, where: str) -> None:
     for argument in arguments(step):
         needs_slot = argument.kind == "slot"
         if needs_slot != (argument.slot >= 0):
-            raise _fail(f"an argument of {where} of kind '{argument.kind}' names slot {argument.slot}")
+            raise fault(f"an argument of {where} of kind '{argument.kind}' names slot {argument.slot}")
         if needs_slot and program.slots[argument.slot].form not in ITEM_BYTES:
-            raise _fail(f"{where} takes slot {argument.slot}, which holds no tensor")
+            raise fault(f"{where} takes slot {argument.slot}, which holds no tensor")
         if argument.view is None:
             continue
         if len(argument.view.strides) != len(argument.shape) or argument.view.slot != argument.slot:
-            raise _fail(f"a view of {where} does not have one stride per size, or is of another slot")
+            raise fault(f"a view of {where} does not have one stride per size, or is of another slot")
 
 
 def arguments(step: LibraryStep) -> Iterator[Argument]:
@@ -278,14 +275,14 @@ def _check_order(program: Program, order: list[int]) -> None:
         made = written(step)
         for slot in read(step):
             if slot not in known:
-                raise _fail(f"step {number} reads slot {slot}, which nothing before it has written")
+                raise fault(f"step {number} reads slot {slot}, which nothing before it has written")
         for slot in made:
             if program.slots[slot].kind == "output" and slot not in program.outputs:
-                raise _fail(f"step {number} writes to slot {slot}, which is no output of the program")
+                raise fault(f"step {number} writes to slot {slot}, which is no output of the program")
             known.add(slot)
     for slot in program.outputs:
         if slot not in known:
-            raise _fail(f"slot {slot} is an output and no step writes to it")
+            raise fault(f"slot {slot} is an output and no step writes to it")
 
 
 def _check_schedule(program: Program) -> list[int]:
@@ -297,12 +294,12 @@ def _check_schedule(program: Program) -> list[int]:
         for step in steps:
             _in_range(step, len(program.steps), f"a step of schedule entry {place}")
             if isinstance(program.steps[step], LibraryStep) != library:
-                raise _fail(f"schedule entry {place} runs step {step} in the wrong way")
+                raise fault(f"schedule entry {place} runs step {step} in the wrong way")
         if isinstance(entry, Segment) and not steps:
-            raise _fail(f"schedule entry {place} runs nothing")
+            raise fault(f"schedule entry {place} runs nothing")
         seen += steps
     if sorted(seen) != list(range(len(program.steps))):
-        raise _fail("the schedule does not run every step exactly once")
+        raise fault("the schedule does not run every step exactly once")
     return seen
 
 

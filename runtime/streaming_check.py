@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adaflex.errors import ArtifactError
+from adaflex.runtime.bounds import fault
 from adaflex.runtime.layout import touched
 from adaflex.runtime.program import GemmStep, Program
 from adaflex.runtime.stream import PAGE, padded
@@ -24,26 +24,22 @@ def check_streamed(program: Program, streamed_bytes: int) -> None:
                     _check_read(program, entry, step, slot, home[program.slots[slot].constant])
 
 
-def _fail(text: str) -> ArtifactError:
-    return ArtifactError(f"{text}; the file is damaged or was not made by AdaFlex")
-
-
 def _check_blocks(program: Program, streamed_bytes: int) -> None:
     at, last = 0, 0
     for number, block in enumerate(program.blocks):
         where = f"block {number} of the streamed weights"
         if not last <= block.last < len(program.schedule) or block.first > block.last:
-            raise _fail(f"{where} is used from entry {block.first} to {block.last} of the schedule, out of order")
+            raise fault(f"{where} is used from entry {block.first} to {block.last} of the schedule, out of order")
         last = block.last
         if not block.size_bytes:
             continue
         if block.offset % PAGE or block.offset < at or block.offset + padded(block.size_bytes) > streamed_bytes:
-            raise _fail(f"{where} of {block.size_bytes} bytes begins at byte {block.offset} of {streamed_bytes}")
+            raise fault(f"{where} of {block.size_bytes} bytes begins at byte {block.offset} of {streamed_bytes}")
         at = block.offset + padded(block.size_bytes)
         if number >= 2 and program.blocks[number - 2].last >= block.first:
-            raise _fail(f"{where} would be waited for before there is room for it")
+            raise fault(f"{where} would be waited for before there is room for it")
     if at != streamed_bytes:
-        raise _fail(f"the blocks of the streamed weights end at byte {at} of {streamed_bytes}")
+        raise fault(f"the blocks of the streamed weights end at byte {at} of {streamed_bytes}")
 
 
 def _homes(program: Program) -> dict[int, int]:
@@ -59,7 +55,7 @@ def _homes(program: Program) -> dict[int, int]:
             if block.offset <= constant.offset and end <= block.offset + block.size_bytes and block.size_bytes
         ]
         if len(inside) != 1:
-            raise _fail(f"constant {number} is streamed and lies in no block of the streamed weights")
+            raise fault(f"constant {number} is streamed and lies in no block of the streamed weights")
         found[number] = inside[0]
     return found
 
@@ -67,9 +63,9 @@ def _homes(program: Program) -> dict[int, int]:
 def _check_read(program: Program, entry: int, step: int, slot: int, block: int) -> None:
     made = program.steps[step]
     if not isinstance(made, GemmStep) or made.weight != slot:
-        raise _fail(f"step {step} reads a streamed constant otherwise than as the weight of a product")
+        raise fault(f"step {step} reads a streamed constant otherwise than as the weight of a product")
     if not program.blocks[block].first <= entry <= program.blocks[block].last:
-        raise _fail(f"step {step} reads a streamed constant outside of the entries in which it is there")
+        raise fault(f"step {step} reads a streamed constant outside of the entries in which it is there")
 
 
 def _entries(program: Program) -> Iterator[list[int]]:
