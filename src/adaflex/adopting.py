@@ -81,9 +81,8 @@ def adopt(earlier: Sequence[Decided], capture: Capture, weights: Weights, here: 
             was = decided.same_site(site, digest)
             if was is not None and was in decided.decision.encodings:
                 known[site], origin[site] = decided.decision.encodings[was], (decided, was)
-                tiers |= (
-                    {site: decided.decision.tiers[was]} if was in decided.decision.tiers and site in streams else {}
-                )
+                if was in decided.decision.tiers and site in streams:
+                    tiers[site] = decided.decision.tiers[was]
 
     known = {site: encoding for site, encoding in known.items() if _fits(sites, known, site)}
 

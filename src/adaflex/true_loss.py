@@ -9,6 +9,7 @@ import hashlib
 import json
 
 from adaflex.passes.calibration import Samples
+from adaflex.passes.decision import Decision
 from adaflex.passes.menu import Machine
 from adaflex.passes.score import Scores, name_of
 from adaflex.passes.score_cache import ScoreCache, inputs_digest
@@ -28,8 +29,9 @@ class TrueLoss:
         self.excess = 1.0  # the most that a built plan lost over the reference
 
     def __call__(self, table: CostTable, plan: Plan) -> float:
-        reference = self._reference(table, plan)
-        built = self._get(self._name("built", table, plan))
+        decision = decision_of(table, plan)
+        reference = self._reference(decision)
+        built = self._get(self._name("built", decision))
         if built is None:
             return self.excess * reference
         if reference:
@@ -40,21 +42,19 @@ class TrueLoss:
         """Take a built plan's loss as its own; what it lost over the reference is expected of the others too."""
         (measured,) = (promise.measured for promise in verdict.promises if promise.name == "loss")
         if measured:
-            self._put(self._name("built", table, plan), measured)
+            self._put(self._name("built", decision_of(table, plan)), measured)
             self(table, plan)
 
-    def _reference(self, table: CostTable, plan: Plan) -> float:
-        name = self._name("plan", table, plan)
+    def _reference(self, decision: Decision) -> float:
+        name = self._name("plan", decision)
         found = self._get(name)
         if found is None:
-            decision = decision_of(table, plan)
             found = self.scores.plan_loss(decision.encodings, decision.skipped)
             self._put(name, found)
         return found
 
-    def _name(self, kind: str, table: CostTable, plan: Plan) -> str:
+    def _name(self, kind: str, decision: Decision) -> str:
         """What a loss is kept under: the data and the decision; as it was built, the instructions too."""
-        decision = decision_of(table, plan)
         stored = [name_of(site, encoding) for site, encoding in sorted(decision.encodings.items())]
         where = [self.here.isa, self.here.device] if kind == "built" else []
         text = json.dumps([self.held, stored, sorted(decision.skipped), *where])
