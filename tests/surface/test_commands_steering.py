@@ -62,7 +62,8 @@ def test_what_the_time_limit_cut_is_estimated_and_said(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("ADAFLEX_CACHE_DIR", str(tmp_path))
-    made = adaflex.plan(model(), calls(4), time_limit=1e-6, on_broken="warn", threads=1)
+    wish = {"objective": "memory", "loss": 0.5}  # the smallest plan: which one is fastest here differs from run to run
+    made = adaflex.plan(model(), calls(4), time_limit=1e-6, on_broken="warn", threads=1, **wish)
     assert any(name == "time limit" for name, _ in made.table.notes) and "time limit" in caplog.text
     assert set(made.planned.scores.source.values()) == {
         "measured",
