@@ -178,7 +178,7 @@ def samples(capture: Capture, data: Calibration, *, whole: bool = False, paramet
     batches = data.batches
     bound = [_beside(capture, bind(capture, batch, i, parameters), data.state) for i, batch in enumerate(batches)]
     by_rows = _counts_rows(capture)
-    mask = _mask(capture)
+    mask = _mask(capture, bound)
     if whole or not by_rows:
         held = len(bound) // 4 if len(bound) >= HELD_OUT_FROM else 0
         fit, kept = bound[: len(bound) - held], bound[len(bound) - held :]
@@ -246,8 +246,8 @@ def _checked(value: Any, wanted: Input, index: int) -> Any:
         raise CalibrationError(f"{label} is {value.dtype}, the model takes {wanted.dtype}; convert it")
     if value.numel() == 0:
         raise CalibrationError(f"{label} is empty (shape {shape}); leave the call out")
-    if value.is_floating_point() and not bool(value.isfinite().all()):
-        raise CalibrationError(f"{label} holds NaN or Inf; clean the data")
+    if value.is_floating_point() and bool((value.isnan() | (value == math.inf)).any()):
+        raise CalibrationError(f"{label} holds NaN or Inf; clean the data")  # -inf is what masks hold
     return value.detach()
 
 
@@ -258,11 +258,17 @@ def _counts_rows(capture: Capture) -> bool:
     return len(first) == 1 and isinstance(next(iter(first)), str) and not capture.mutations
 
 
-def _mask(capture: Capture) -> int | None:
-    """The input that marks padding: named like a mask, with the two dimensions of tokens."""
+def _mask(capture: Capture, calls: Sequence[Inputs]) -> int | None:
+    """The input that marks padding with 0: an attention mask over tokens, of zeros and mostly ones.
+
+    Masks of other names mark what to leave out as often as what to keep: with them every position counts.
+    """
     for index, each in enumerate(capture.inputs):
-        if "mask" in each.name.lower() and len(each.shape) == 2 and each.dtype is not None:
-            return index
+        if each.name.lower().endswith("attention_mask") and len(each.shape) == 2 and each.dtype is not None:
+            given = [call[index] for call in calls]
+            kept = sum(int((mask == 1).sum()) for mask in given)
+            if all(bool(((mask == 0) | (mask == 1)).all()) for mask in given):
+                return index if 2 * kept >= sum(mask.numel() for mask in given) else None
     return None
 
 

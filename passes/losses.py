@@ -46,8 +46,9 @@ class Judge:
             index
             for index, each in enumerate(capture.outputs)
             if each.kind not in ("mutation", "value", "constant", "input") and each.dtype is not None
-            and each.dtype.is_floating_point
         ]  # fmt: skip
+        numbers = [index for index in self.compared if not _is_exact(capture.outputs[index].dtype)]
+        self.compared = numbers or self.compared  # a model that returns indices alone is held to those
         self.later = originals
         self.originals: list[list[Any]] = []
         self.baseline = 0.0
@@ -72,7 +73,7 @@ class Judge:
             found = run(call)
             mask = inputs[self.samples.mask] if self.samples.mask is not None else None
             for index, original in zip(self.compared, self.originals[call], strict=True):
-                pair = found[index].float(), original.float()
+                pair = comparable(found[index], original)
                 add = relative(*pair, mask, self.samples.by_rows) if self.loss == "error" else divergence(*pair, mask)
                 total, count = total + add[0], count + add[1]
         value = total / count
@@ -97,13 +98,38 @@ def _as_returned(capture: Capture, outputs: Outputs) -> Any:
     return plain[0] if len(plain) == 1 else tuple(plain)
 
 
+def _is_exact(dtype: torch.dtype | None) -> bool:
+    return dtype is not None and not (dtype.is_floating_point or dtype.is_complex)
+
+
+def comparable(found: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as fp32 of finite numbers. Whole numbers and truths: 1, and 2 where they differ; complex ones: their parts.
+
+    Where the original is not finite (a mask's -inf), nothing counts as long as the found value is the same.
+    """
+    if _is_exact(original.dtype):
+        return 1 + (found != original).float(), torch.ones(original.shape)
+    if original.dtype.is_complex:
+        found, original = torch.view_as_real(found.resolve_conj()), torch.view_as_real(original.resolve_conj())
+    found, original = found.float(), original.float()
+    finite = original.isfinite()
+    if bool(finite.all()):
+        return found, original
+    same = (found == original) | (found.isnan() & original.isnan())
+    kept = torch.where(finite, found, torch.where(same, 0.0, torch.inf))
+    return kept, original.where(finite, torch.zeros(()))
+
+
 def _check(originals: Sequence[Sequence[Tensor]]) -> None:
     flat = [each for call in originals for each in call]
     if not flat:
-        raise CalibrationError("the model has no floating-point output to compare; give loss_fn=callable")
-    if not all(bool(each.isfinite().all()) for each in flat):
-        raise CalibrationError("the model's output on calibration data holds NaN or Inf; clean the data or the model")
-    values = torch.cat([each.reshape(-1)[:4096].float() for each in flat])
+        raise CalibrationError("the model computes no output to compare; give loss_fn=callable")
+    if all(_is_exact(each.dtype) for each in flat):
+        return
+    plain = [torch.view_as_real(each.resolve_conj()) if each.is_complex() else each for each in flat]
+    values = torch.cat([each[each.isfinite()][:4096].float() for each in plain])
+    if not len(values):
+        raise CalibrationError("the model's output on calibration data is NaN or Inf; clean the data or the model")
     if bool((values == values[0]).all()):
         raise CalibrationError(
             f"the model's output on calibration data is {float(values[0]):g} everywhere; give data it answers to"
