@@ -20,7 +20,6 @@ from adaflex.solver.table import Encoding, Site
 
 aten = torch.ops.aten
 OPS = {aten.linear.default: "linear", aten.embedding.default: "embedding"}
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # weights of these are offered anything
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def find_sites(capture: Capture, weights: Weights, menu: Menu, machine: Machine)
     offered = {}
     for uses in groups:
         site = _site(capture, uses, made)
-        offered[site.id] = _offers(site, weights[uses[0].constant].dtype, menu, machine)
+        offered[site.id] = _offers(site, menu, machine)
         if any(encoding.bits >= 16 for encoding in offered[site.id]):
             made[site.id] = (site, uses)
         else:
@@ -100,14 +99,13 @@ def find_sites(capture: Capture, weights: Weights, menu: Menu, machine: Machine)
     )
 
 
-def with_widths(sites: Sites, weights: Weights, menu: Menu, machine: Machine) -> Sites:
+def with_widths(sites: Sites, menu: Menu, machine: Machine) -> Sites:
     """The sites with what each is offered with fewer neurons as well: a choice that all sites of an mlp share."""
     offers = dict(sites.offers)
     for site in sites.sites:
         mlp = sites.mlp(site.id)
         if mlp is not None:
-            dtype = weights[sites.source[site.id][0]].dtype
-            offers[site.id] += _narrower(site, mlp, dtype, menu, machine)
+            offers[site.id] += _narrower(site, mlp, menu, machine)
     return replace(sites, offers=offers)
 
 
@@ -115,11 +113,17 @@ def _by_storage(capture: Capture, weights: Weights) -> tuple[list[list[_Use]], l
     """Uses grouped by the weight's memory, in graph order; weights that cannot be sites are noted."""
     places = {constant.node: index for index, constant in enumerate(capture.constants)}
     found: dict[tuple[int, ...], list[_Use]] = defaultdict(list)
+    notes: list[tuple[str, str]] = []
     for node in capture.graph.graph.nodes:
         use = _use(node, places)
-        if use is not None and weights[use.constant].dtype in DTYPES:
+        if use is None:
+            continue
+        reason = _unserved(node)
+        if reason:
+            notes.append((capture.constants[use.constant].name, reason))
+        else:
             found[_memory(weights[use.constant])].append(use)
-    kept, notes = [], []
+    kept = []
     for uses in found.values():
         reason = _unfit(capture, weights, uses, list(found))
         if reason:
@@ -142,6 +146,17 @@ def _use(node: fx.Node, places: Mapping[str, int]) -> _Use | None:
     if weight.name not in places or len(weight.meta["val"].shape) != 2:
         return None
     return _Use(node, op, places[weight.name], turned)
+
+
+def _unserved(node: fx.Node) -> str:
+    """Why torch runs this use itself, with the weight as it is; "" where kernels are ours."""
+    rows, made = node.args[0 if node.target is aten.linear.default else 1], node.meta["val"]
+    assert isinstance(rows, fx.Node)
+    if made.dtype != torch.float32:
+        return f"gives {made.dtype}: kernels give torch.float32"
+    if rows.meta["val"].dim() == 0 or any(isinstance(size, int) and size == 0 for size in made.shape):
+        return "is used on a single number or on nothing at all"
+    return ""
 
 
 def _memory(tensor: Tensor) -> tuple[int, ...]:
@@ -185,22 +200,19 @@ def _site(capture: Capture, uses: list[_Use], made: Mapping[str, object]) -> Sit
     return Site(name, op, shape[0] * shape[1], constant.size_bytes, tuple(identities), "", tuple(shape))
 
 
-def _offers(site: Site, dtype: torch.dtype, menu: Menu, machine: Machine) -> tuple[Encoding, ...]:
-    """Every family's offers; a form wider than the model's own is of use only where there is no other."""
+def _offers(site: Site, menu: Menu, machine: Machine) -> tuple[Encoding, ...]:
+    """Every family's offers."""
     if site.op == TIED and machine.device != "cpu":
         return ()  # a device stores a product's weight as its templates read it: no rows can be picked from that
-    found = [encoding for entry in menu if site.op in entry.ops for encoding in entry.offers(site, machine)]
-    if dtype is torch.bfloat16:
-        found = [encoding for encoding in found if encoding.bits <= 16]
-    return tuple(found)
+    return tuple(encoding for entry in menu if site.op in entry.ops for encoding in entry.offers(site, machine))
 
 
-def _narrower(site: Site, mlp: Mlp, dtype: torch.dtype, menu: Menu, machine: Machine) -> tuple[Encoding, ...]:
+def _narrower(site: Site, mlp: Mlp, menu: Menu, machine: Machine) -> tuple[Encoding, ...]:
     """What the site is offered with fewer neurons."""
     found: list[Encoding] = []
     for kept in widths(mlp.neurons):
         small = replace(site, shape=shape_of(mlp, site.id, site.shape, kept))
-        found += [with_width(each, kept, mlp.neurons) for each in _offers(small, dtype, menu, machine)]
+        found += [with_width(each, kept, mlp.neurons) for each in _offers(small, menu, machine)]
     return tuple(found)
 
 

@@ -67,7 +67,12 @@ class Backend:
         if scope is None:
             return []
         with scope.lock:
-            found = {id(bound.runnable): bound.runnable for graph in scope.graphs for bound in graph.bound.values()}
+            found = {
+                id(bound.runnable): bound.runnable
+                for graph in scope.graphs
+                for bound in graph.bound.values()
+                if bound.planned
+            }
         return list(found.values())
 
     def _scope(self, frame: CallFrame | None, options: Options) -> Scope:

@@ -108,7 +108,7 @@ def sites_of(model: Model, options: Options, here: Machine) -> Sites:
     """What there is to decide on the options' axes; weights that are not finite are said, or refused."""
     sites = find_sites(model.capture, model.weights, MENU, here)
     if "sparsity" in options.axes:
-        sites = with_widths(sites, model.weights, MENU, here)
+        sites = with_widths(sites, MENU, here)
     sites = narrowed(sites if here.device == "cpu" else gpu.offered(sites), options.axes)
     check_finite(sites, options.strict)
     return sites

@@ -12,7 +12,6 @@ from adaflex.passes.export_door import any_sizes, from_export
 from adaflex.passes.menu import Machine
 from adaflex.passes.rewrite import rewrite, run
 from adaflex.passes.sites import Sites, find_sites
-from adaflex.solver.table import Encoding
 from tests.passes.models import zoo
 
 MACHINE = Machine("avx512", 2)
@@ -146,11 +145,11 @@ def test_double_and_otherwise_used_weights_are_no_sites() -> None:
     assert [name for name, why in sites.notes if "also used by" in why] == ["plain.weight"]
 
 
-def test_bf16_models_keep_bf16() -> None:
+def test_models_in_bf16_are_left_to_torch_and_noted() -> None:
     model = Layer().to(torch.bfloat16)
     _, _, sites = sites_of(model, torch.randn(1, 3, 64, dtype=torch.bfloat16))
-    assert sites.keep["up.weight"] == Encoding("bf16", 16)
-    assert all(encoding.bits <= 16 for encoding in sites.offers["up.weight"])
+    assert sites.sites == ()
+    assert ("up.weight", "gives torch.bfloat16: kernels give torch.float32") in sites.notes
 
 
 @pytest.mark.parametrize("name", REWRITTEN)

@@ -38,7 +38,7 @@ class Gated(nn.Module):
 def found(model: nn.Module, x: torch.Tensor):  # type: ignore[no-untyped-def]
     model = model.eval().requires_grad_(False)
     capture, weights = from_export(model, (x,), None, any_sizes((x,), None, model))
-    return capture, weights, with_widths(find_sites(capture, weights, MENU, MACHINE), weights, MENU, MACHINE)
+    return capture, weights, with_widths(find_sites(capture, weights, MENU, MACHINE), MENU, MACHINE)
 
 
 def data(count: int = 64, seed: int = 1, rank: int = 64) -> list[torch.Tensor]:
