@@ -25,6 +25,8 @@ FORMS: Mapping[torch.dtype, str] = {
     torch.int8: "i8",
     torch.uint8: "u8",
     torch.bool: "bool",
+    torch.complex64: "c64",
+    torch.complex128: "c128",
 }
 DTYPES: Mapping[str, torch.dtype] = {form: dtype for dtype, form in FORMS.items()}
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)

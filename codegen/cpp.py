@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from adaflex.codegen.cpp_attention import attention_scratch, attention_text
-from adaflex.codegen.cpp_region import Body, size_text
+from adaflex.codegen.cpp_region import C_TYPE, Body, size_text
 from adaflex.codegen.cpp_rows import RowPrinter, form_function
 from adaflex.runtime.program import (
     ITEM_BYTES,
@@ -93,8 +93,7 @@ def _gemm(program: Program, step: GemmStep) -> list[str]:
     for store in step.region.stores:
         slot = program.slots[store.slot]
         assert slot.form in ITEM_BYTES, form_function(slot.form)
-        kind = {"f32": "float", "bf16": "af::bf16", "f16": "af::fp16"}[slot.form]
-        place = f"({kind}*)(t.p[{store.slot}] + r * {body.size(slot.row_bytes)}) + col"
+        place = f"({C_TYPE[slot.form]}*)(t.p[{store.slot}] + r * {body.size(slot.row_bytes)}) + col"
         lines.append(f"af::st({place}, v{store.value}, n);")
     return [*lines, "});"]
 

@@ -79,6 +79,8 @@ def argument(lowering: Lowering, given: Any) -> Argument:
         return Argument("size", size=size_of(given, lowering.capture.symbol_names))
     if isinstance(given, float):
         return Argument("float", text=repr(given))
+    if isinstance(given, complex):
+        return Argument("complex", text=repr(given))
     if isinstance(given, str):
         return Argument("str", text=given)
     if isinstance(given, list | tuple):

@@ -46,6 +46,7 @@ ARITY = {
 
 NATIVE_FORMS = ("f32", "bf16", "f16", "i64", "i32", "i8", "u8", "bool")  # that generated code loads and stores
 FLOATS = ("f32", "bf16", "f16")
+EPILOGUE = (*FLOATS, "bool")  # that the region of a product stores
 
 # (function, N, K) -> (activation form, ((part, bytes), ...)), None where the library has no such product
 Products = Callable[[str, int, int], tuple[str, tuple[tuple[str, int], ...]] | None]
@@ -203,7 +204,7 @@ def _check_forms(program: Program, region: Region, where: str, stored: Collectio
             raise fault(f"{where} reads slot {load.slot}, which holds '{form}', as '{load.form or form}'")
     for store in region.stores:
         form = program.slots[store.slot].form
-        if form not in stored and (stored is FLOATS or form in ITEM_BYTES):
+        if form not in stored and (stored is EPILOGUE or form in ITEM_BYTES):
             raise fault(f"{where} writes to slot {store.slot}, which holds '{form}'")
 
 
@@ -230,7 +231,7 @@ def _check_gemm(program: Program, step: GemmStep, where: str, library: KernelLib
                 f"{size} bytes of it are read"
             )
     _check_region(step.region, where, template=True)
-    _check_forms(program, step.region, where, FLOATS)
+    _check_forms(program, step.region, where, EPILOGUE)
 
 
 def _check_attention(program: Program, step: AttentionStep, where: str) -> None:

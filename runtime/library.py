@@ -26,6 +26,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "i8": torch.int8,
     "u8": torch.uint8,
     "bool": torch.bool,
+    "c64": torch.complex64,
+    "c128": torch.complex128,
 }
 NAMED = {
     "dtype": torch.dtype,
@@ -132,7 +134,7 @@ def _memory(arguments: Sequence[Any]) -> set[int]:
 
 def _own(value: Tensor, taken: Collection[int]) -> Tensor:
     """The result, contiguous and in memory of its own: that of an argument is soon another tensor's."""
-    dense = value.contiguous()
+    dense = value.resolve_conj().resolve_neg().contiguous()
     return dense.clone() if dense.untyped_storage().data_ptr() in taken else dense
 
 
@@ -160,6 +162,8 @@ class Reader:
             return evaluate(argument.size, self.values)
         if kind == "float":
             return float(argument.text)
+        if kind == "complex":
+            return complex(argument.text)
         if kind == "bool":
             return bool(argument.number)
         if kind == "str":

@@ -28,6 +28,8 @@ ITEM_BYTES = {
     "i8": 1,
     "u8": 1,
     "bool": 1,
+    "c64": 8,
+    "c128": 16,
 }
 
 
@@ -124,7 +126,7 @@ class AttentionStep:
 class Argument:
     """An argument of a library op: exactly one field says what it is."""
 
-    kind: str  # slot, int, float, bool, str, none, size, dtype, list, layout, device or memory_format
+    kind: str  # slot, int, float, complex, bool, str, none, size, dtype, list, layout, device or memory_format
     slot: int = -1
     number: float = 0.0
     size: Size = 0

@@ -54,7 +54,7 @@ MOST_NESTING = 48  # of a size, or of an argument's lists
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 KINDS = ("input", "output", "constant", "local", "value")
 WINDOWS = ("full", "group", "block")
-ARGUMENTS = "slot int float bool str none size dtype list layout device memory_format".split()
+ARGUMENTS = "slot int float complex bool str none size dtype list layout device memory_format".split()
 OPS = frozenset((*UNARY, *BINARY, *TERNARY, *REDUCE, *FOLD, *LEAVES))
 
 
