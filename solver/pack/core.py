@@ -74,6 +74,24 @@ class Core:
         )  # fmt: skip
         return (at * self.unit).tolist() if result == FOUND else None, int(used.value)
 
+    def outward(
+        self, places: Sequence[int] | None, goals: tuple[int, int], limits: tuple[int, float], seed: int
+    ) -> tuple[list[int] | None, int]:
+        """(lower places if any, moves used) from the fullest step outward, for free items of one run each.
+
+        ``goals`` are the height that is enough and that of ``places``; ``limits`` are moves and seconds.
+        """
+        enough, height = goals
+        top, used = ctypes.c_int64(-1 if places is None else -(-height // self.unit)), ctypes.c_int64(0)
+        before = top.value
+        at = np.zeros(self.count, dtype=np.int64)
+        known = self.lib.adaflex_pack_outward(
+            self.handle, ctypes.c_int64(enough // self.unit), ctypes.c_int64(limits[0]), ctypes.c_double(limits[1]),
+            ctypes.c_uint64(seed), ctypes.byref(top), pointer(at), ctypes.byref(used),
+        )  # fmt: skip
+        better = known and (before < 0 or top.value < before)
+        return (at * self.unit).tolist() if better else None, int(used.value)
+
     def search(
         self, rank: Sequence[int], capacity: int, nodes: int, seconds: float = 1e9, rules: int = ALL_RULES
     ) -> tuple[int, list[int], int]:

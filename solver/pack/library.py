@@ -18,7 +18,7 @@ from adaflex import native
 from adaflex.native import pointer
 
 Ints = NDArray[np.int64]
-SOURCES = ("core.cpp", "greedy.cpp", "search.cpp", "eject.cpp", "read.cpp")  # compiled as one
+SOURCES = ("core.cpp", "greedy.cpp", "search.cpp", "eject.cpp", "outward.cpp", "read.cpp")  # compiled as one
 
 
 @functools.cache

@@ -7,10 +7,9 @@ is found by asking it.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from adaflex.solver.pack.columns import Ints
 from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NONE, Core
 from adaflex.solver.pack.greedy import ORDERS, ordered, packing_of, too_much
 from adaflex.solver.pack.library import library
+from adaflex.solver.pack.lower import Found, order_search, outward, push_out
 from adaflex.solver.pack.packing import Packing
 from adaflex.solver.pack.parts import LARGE, clash, components, pairs_of, part_of, plain, round_sizes, searchable
 from adaflex.solver.pack.problem import Problem, height_of, lower_bound, offsets_of, problem
@@ -31,18 +31,9 @@ QUICK = (  # orders and fits tried first, with all else left undone
     ("size", False), ("arrival", True), ("area", False), ("length", False), ("contention,area", False),
 )  # fmt: skip
 MANY_PAIRS = 4_000_000  # pairs that overlap, above which nothing else is done
+OUTWARD = 0.6  # of the time of many items
 MANY = 1500  # items above which greedy packings are lowered by pushing items out before searching
 TWIN_MOST = 250  # items above which Python only packs greedily
-
-
-@dataclass
-class Found:
-    """What is known of one part: its best places, and the largest capacity proven too small + 1."""
-
-    places: list[int]
-    height: int
-    bound: int
-    methods: list[str] = field(default_factory=list)
 
 
 def pack(
@@ -95,6 +86,21 @@ def pins_clash(task: Problem, bound: int, capacity: int | None, seconds: float) 
     return Packing("infeasible", (), 0, bound, capacity, (one, other), reason, 0, seconds, "pins")
 
 
+def quick_trials(task: Problem, core: Core | Twin, enough: int) -> Iterator[Callable[[int], list[int] | None]]:
+    """Packings made fast, each asked for one below a height; the first has none only where pins overlap."""
+
+    def greedily(order: Ints, tight: bool) -> Callable[[int], list[int] | None]:
+        return lambda below: core.greedy(order, tight, below=below)
+
+    if task.count > MANY and isinstance(core, Core):
+        places, _ = core.outward(None, (enough, 0), (1, 1e9), 0)
+        if places is not None:
+            yield lambda below: places
+    orders = QUICK[:4] if task.count > MANY else QUICK
+    for (_, tight), (_, order) in zip(orders, ordered(task, [name for name, _ in orders]), strict=True):
+        yield greedily(order, tight)
+
+
 def quick(task: Problem, core: Core | Twin, groups: list[Ints], enough: int) -> tuple[Found | None, list[int]]:
     """The best of some greedy orders for each group of items, and the heights of groups; None: pins overlap."""
     group_of = np.zeros(task.count, dtype=np.int64)
@@ -102,11 +108,8 @@ def quick(task: Problem, core: Core | Twin, groups: list[Ints], enough: int) -> 
         group_of[members] = number
     places: Ints | None = None
     heights = np.zeros(max(1, len(groups)), dtype=np.int64)
-    quick_orders = QUICK[:4] if task.count > MANY else QUICK
-    orders = ordered(task, [name for name, _ in quick_orders])
-    for (_, tight), (_, order) in zip(quick_orders, orders, strict=True):
-        alone = len(groups) == 1 and places is not None
-        made = core.greedy(order, tight, below=int(heights[0]) if alone else 1 << 61)
+    for trial in quick_trials(task, core, enough):
+        made = trial(int(heights[0]) if len(groups) == 1 and places is not None else 1 << 61)
         if made is None and places is None:
             return None, []
         if made is not None:
@@ -143,10 +146,9 @@ def solve_task(task: Problem, capacity: int | None, clock: Clock, how: tuple[int
             whole.height, whole.bound = max(whole.height, high), max(whole.bound, floors[k])
             continue
         share = clock.part(max(0.5, 1.0 / (len(parts) - number))) if number + 1 < len(parts) else clock
-        found = solve_part(part, (enough, max(bound, floors[k])), capacity is None, share, how)
+        start = Found([whole.places[i] for i in members.tolist()], high, floors[k], list(whole.methods[:1]))
+        found = solve_part(part, (enough, max(bound, floors[k])), capacity is None, share, how, start)
         clock.used += share.used if share is not clock else 0
-        if found is None:
-            return None
         for place, member in zip(found.places, members.tolist(), strict=True):
             whole.places[member] = place
         whole.height, whole.bound = max(whole.height, found.height), max(whole.bound, found.bound)
@@ -166,8 +168,7 @@ def solve_large(task: Problem, capacity: int | None, clock: Clock, how: tuple[in
     found = Found(places, height_of(task, places), bound, ["sweep over time"])
     if found.height <= (bound if capacity is None else capacity) or clock.over():
         return found
-    better = greedy_portfolio(task, core, bound if capacity is None else capacity, clock, found)
-    return found if better is None else better
+    return greedy_portfolio(task, core, bound if capacity is None else capacity, clock, found)
 
 
 def engine(task: Problem, native: bool) -> Core | Twin:
@@ -176,60 +177,22 @@ def engine(task: Problem, native: bool) -> Core | Twin:
     return Core(task, lib) if lib is not None else Twin(task)
 
 
-def order_search(task: Problem, core: Twin, found: Found, enough: int, clock: Clock, seed: int) -> None:
-    """Lower a packing without the core: what ends highest comes earlier in the greedy order, again and again."""
-    rng = random.Random(seed)
-    order = sorted(range(task.count), key=lambda i: found.places[i])
-    current, height = found.places, found.height
-    while found.height > max(enough, found.bound) and not clock.over():
-        at = {i: float(k) for k, i in enumerate(order)}
-        ends = [current[i] + size for i, size in enumerate(task.size.tolist())]
-        reach = height - 0.3 * (height - found.bound) * rng.random()
-        late = [i for i in order if ends[i] >= reach]
-        for i in rng.sample(late, min(len(late), rng.randint(1, 3))):
-            at[i] = at[i] * rng.random()
-        trial = sorted(order, key=at.__getitem__)
-        places = core.greedy(trial, False)
-        clock.used += 1
-        if places is None:
-            return
-        now = height_of(task, places)
-        if now <= height:
-            order, height, current = trial, now, places
-            if now < found.height:
-                found.places, found.height = places, now
-                found.methods.append("order search")
-
-
-def push_out(task: Problem, core: Core, found: Found, enough: int, clock: Clock) -> None:
-    """Lower a packing of more items than the search can order: aim at a part of what is above the bound each time."""
-    share = 0.8
-    while found.height > max(enough, found.bound) and share < 0.998 and not clock.over():
-        goal = max(enough, found.bound + int((found.height - found.bound) * share))
-        part = clock.part(0.35)
-        moves = 1 << 60 if part.nodes_left is None else part.nodes_left
-        seconds = part.deadline - time.perf_counter() if part.nodes_left is None else 1e9
-        places, used = core.eject(found.places, goal, moves, max(0.01, seconds))
-        clock.used += used
-        if places is None:
-            share **= 0.4
-        else:
-            found.places, found.height = places, height_of(task, places)
-            found.methods.append("pushing out")
-
-
 def solve_part(
-    task: Problem, goals: tuple[int, int], minimise: bool, clock: Clock, how: tuple[int, bool, int]
-) -> Found | None:
-    """Pack one component to height ``enough``, or as low as it goes where ``minimise``.
+    task: Problem, goals: tuple[int, int], minimise: bool, clock: Clock, how: tuple[int, bool, int], found: Found
+) -> Found:
+    """Pack one component, of which places are ``found``, to height ``enough``, or as low as it goes where ``minimise``.
 
     ``goals`` are that height, and the one below which nothing is gained for the whole.
     """
     enough, hope = goals
     seed, native, rules = how
     core = engine(task, native)
-    found = greedy_portfolio(task, core, enough, clock.part(0.2) if task.count > MANY else clock)
-    if found is None or found.height <= enough:
+    many = task.count > MANY
+    if many:
+        spend(clock, OUTWARD, lambda part: outward(task, core, found, enough, part, seed))
+    if "outward" not in found.methods:
+        found = greedy_portfolio(task, core, enough, clock.part(0.2) if many else clock, found)
+    if found.height <= enough:
         return found
     if isinstance(core, Twin) and task.count > TWIN_MOST:
         order_search(task, core, found, enough, clock, seed)
@@ -251,8 +214,8 @@ def solve_part(
     if PUSHED < task.count <= MANY and not loose:  # the search has the first word where it may end at once
         spend(clock, 0.4, lambda part: ask(task, asker, found, (-(-first // step) * step, first), part))
     if task.count > PUSHED and isinstance(core, Core) and found.height > first >= found.bound:
-        whole = task.count > MANY and pairs_of(task) > MANY_PAIRS
-        share = 1.0 if whole else 0.9 if task.count > MANY else 0.5
+        whole = many and pairs_of(task) > MANY_PAIRS
+        share = 1.0 if whole else 0.9 if many else 0.5
         spend(clock, share, lambda part: push_out(rounded, core, found, first, part))
         if whole:
             return found
@@ -294,24 +257,19 @@ def question(
         ask(task, exact, found, (capacity, capacity), clock)
 
 
-def greedy_portfolio(
-    task: Problem, core: Core | Twin, enough: int, clock: Clock, best: Found | None = None
-) -> Found | None:
-    """The best of all orders and two fits (for very many items: as many as time allows); None: pins overlap."""
+def greedy_portfolio(task: Problem, core: Core | Twin, enough: int, clock: Clock, best: Found) -> Found:
+    """The best of all orders and two fits, as many as time allows, and of what is known."""
     bound = lower_bound(task)
     names = ["balanced", *ORDERS] if task.count > MANY else [*ORDERS, "balanced"]
     for name, order in ordered(task, names):
         for tight in (False, True):
-            left = max(0.05, clock.deadline - time.perf_counter()) if best is not None else 1e9
-            places = core.greedy(order, tight, left, best.height if best is not None else 1 << 61)
-            if places is None and best is None:
-                return None
-            if places is not None:
-                height = height_of(task, places)
-                if best is None or height < best.height:
-                    best = Found(places, height, bound, [f"greedy by {name}" + (", tightest gap" if tight else "")])
-            if best is not None and (best.height <= max(enough, bound) or time.perf_counter() > clock.deadline):
+            if best.height <= max(enough, bound) or time.perf_counter() > clock.deadline:
                 return best
+            left = max(0.05, clock.deadline - time.perf_counter())
+            places = core.greedy(order, tight, left, best.height)
+            if places is not None and height_of(task, places) < best.height:
+                method = f"greedy by {name}" + (", tightest gap" if tight else "")
+                best = Found(places, height_of(task, places), bound, [method])
     return best
 
 
