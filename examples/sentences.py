@@ -113,12 +113,8 @@ def tokens(tokenizer: Any, texts: list[str], length: int | None = None) -> dict[
     return {"input_ids": made["input_ids"], "attention_mask": made["attention_mask"]}
 
 
-def embed(model: Any, tokenizer: Any, texts: list[str], batch: int = 100, length: int = 20) -> Tensor:
-    """Vectors of all texts, [len(texts), 384]; every batch has the same shape: one graph for a compiled model."""
-    made = []
+def embed(model: Any, tokenizer: Any, texts: list[str], batch: int = 100) -> Tensor:
+    """Vectors of all texts, [len(texts), 384]; each batch is as long as its longest text."""
     with torch.no_grad():
-        for start in range(0, len(texts), batch):
-            part = texts[start : start + batch]
-            filled = part + [part[-1]] * (batch - len(part))
-            made.append(model(**tokens(tokenizer, filled, length))[: len(part)])
-    return torch.cat(made)
+        parts = [texts[start : start + batch] for start in range(0, len(texts), batch)]
+        return torch.cat([model(**tokens(tokenizer, part)) for part in parts])

@@ -28,7 +28,7 @@ def latency(call: Callable[[], Any]) -> tuple[int, float]:
     start = time.perf_counter_ns()
     call()
     once = max(time.perf_counter_ns() - start, 1)
-    count = max(3, min(200, int(SHORTEST_S * 1e9 / once)))
+    count = max(1, min(200, int(SHORTEST_S * 1e9 / once)))
     medians = []
     for _ in range(BURSTS):
         samples = []

@@ -25,7 +25,6 @@ log = logging.getLogger("adaflex.pricing")
 
 FOLDER = "prices"
 LOCK_TIMEOUT_S = 30
-CALM = 0.25  # a relative spread above this is not kept
 
 
 class PriceCache:
@@ -43,7 +42,7 @@ class PriceCache:
 
     def put(self, prices: Mapping[Spec, Price]) -> None:
         """Keep the calm ones, beside whatever another process has kept meanwhile."""
-        self.prices |= {repr(spec): price for spec, price in prices.items() if price.spread <= CALM}
+        self.prices |= {repr(spec): price for spec, price in prices.items() if price.calm}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.path}.lock", timeout=LOCK_TIMEOUT_S):

@@ -32,6 +32,8 @@ log = logging.getLogger("adaflex.pricing")
 
 PRICES_VERSION = 1  # of kernels and of how they are timed: another one makes kept prices void
 ROUNDS = 9
+TRIES = 3  # of so many rounds, until all is calm
+CALM = 0.25  # a price with a relative spread above this was disturbed
 DISTURBED = 1.3  # a round whose probe took this many times the best probe's time is left out
 
 
@@ -54,11 +56,16 @@ class Price:
     time_ns: int
     spread: float
 
+    @property
+    def calm(self) -> bool:
+        """Whether nothing disturbed the measurement."""
+        return self.spread <= CALM
+
 
 def price(
     specs: Sequence[Spec], here: Machine, progress: Callable[[int, int], None] | None = None
 ) -> dict[Spec, Price]:
-    """Price every spec; ``progress(done, total)`` is called after each round."""
+    """Price every spec, again where something disturbed it; ``progress(done, total)`` is called after each round."""
     if not specs:
         return {}
     if here.device != "cpu":
@@ -66,18 +73,26 @@ def price(
     assembled = _bench([_share(spec, here.threads) for spec in specs])
     bench = executor(assembled, replace(here, threads=1))
     inputs = [torch.randn(*_input_shape(assembled.program, slot)) for slot in assembled.program.inputs]
-    samples: list[list[int]] = [[] for _ in specs]
-    probes: list[int] = []
-    for round_number in range(ROUNDS + 1):
-        times, probe = bench.time_segments(inputs), _probe()
-        if round_number:  # the first round loads pages and code
-            probes.append(probe)
-            for place, taken in enumerate(times[1:]):
-                samples[place].append(max(taken - times[0], 1))
+    bench.time_segments(inputs)  # loads pages and code
+    found: list[Price] = []
+    for _ in range(TRIES):
+        again = _timed(lambda: bench.time_segments(inputs), progress)
+        found = [min(pair, key=lambda each: each.spread) for pair in zip(found or again, again, strict=True)]
+        if all(each.calm for each in found):
+            break
+    return dict(zip(specs, found, strict=True))
+
+
+def _timed(segments: Callable[[], Sequence[int]], progress: Callable[[int, int], None] | None) -> list[Price]:
+    """The prices of the segments after the first, which is empty, from the rounds that nobody disturbed."""
+    rounds: list[tuple[Sequence[int], int]] = []
+    for number in range(ROUNDS):
+        rounds.append((segments(), _probe()))
         if progress is not None:
-            progress(round_number, ROUNDS)
-    calm = [k for k, probe in enumerate(probes) if probe <= DISTURBED * min(probes)]
-    return {spec: _summary([samples[place][k] for k in calm]) for place, spec in enumerate(specs)}
+            progress(number + 1, ROUNDS)
+    best = min(probe for _, probe in rounds)
+    calm = [[max(taken - empty, 1) for taken in own] for (empty, *own), probe in rounds if probe <= DISTURBED * best]
+    return [_summary(samples) for samples in zip(*calm, strict=True)]
 
 
 def _on_device(specs: Sequence[Spec], here: Machine, progress: Callable[[int, int], None] | None) -> dict[Spec, Price]:

@@ -26,24 +26,22 @@ class TrueLoss:
         self.scores, self.cache, self.here = scores, cache, here
         self.held = inputs_digest(data.held or data.fit)
         self.known: dict[str, float] = {}
-        self.excess = 1.0  # the most that a built plan lost over the reference
+        self.excess = self._get(self._excess_name()) or 1.0  # the most that a built plan lost over the reference
 
     def __call__(self, table: CostTable, plan: Plan) -> float:
         decision = decision_of(table, plan)
         reference = self._reference(decision)
         built = self._get(self._name("built", decision))
-        if built is None:
-            return self.excess * reference
-        if reference:
-            self.excess = max(self.excess, built / reference)
-        return built
+        return self.excess * reference if built is None else built
 
     def learn(self, table: CostTable, plan: Plan, verdict: Verdict) -> None:
         """Take a built plan's loss as its own; what it lost over the reference is expected of the others too."""
         (measured,) = (promise.measured for promise in verdict.promises if promise.name == "loss")
         if measured:
-            self._put(self._name("built", decision_of(table, plan)), measured)
-            self(table, plan)
+            decision = decision_of(table, plan)
+            self._put(self._name("built", decision), measured)
+            self.excess = max(self.excess, measured / (self._reference(decision) or measured))
+            self._put(self._excess_name(), self.excess)
 
     def _reference(self, decision: Decision) -> float:
         name = self._name("plan", decision)
@@ -57,8 +55,11 @@ class TrueLoss:
         """What a loss is kept under: the data and the decision; as it was built, the instructions too."""
         stored = [name_of(site, encoding) for site, encoding in sorted(decision.encodings.items())]
         where = [self.here.isa, self.here.device] if kind == "built" else []
-        text = json.dumps([self.held, stored, sorted(decision.skipped), *where])
-        return f"{kind} {hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        return _named(kind, self.held, stored, sorted(decision.skipped), *where)
+
+    def _excess_name(self) -> str:
+        """Kept too, so that the same question asked again starts from what is known and gets the same plan."""
+        return _named("excess", self.held, self.here.isa, self.here.device)
 
     def _get(self, name: str) -> float | None:
         found = self.known.get(name)
@@ -68,3 +69,7 @@ class TrueLoss:
         self.known[name] = loss
         if self.cache is not None:
             self.cache.put(name, loss)
+
+
+def _named(kind: str, *parts: object) -> str:
+    return f"{kind} {hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"

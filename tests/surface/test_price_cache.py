@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adaflex import tabling
+from adaflex import pricing, tabling
 from adaflex.passes.menu import Machine
 from adaflex.price_cache import PriceCache
 from adaflex.pricing import Price, Spec
@@ -49,3 +49,19 @@ def test_what_is_compared_is_measured_in_the_same_rounds(tmp_path: Path, monkeyp
     assert {spec: price.time_ns for spec, price in found.items()} == {SPEC: 200, other: 100, narrow: 200, together: 200}
     again = tabling.prices_of({SPEC, other, narrow, together}, HERE, lambda done, total: None)
     assert again == found and asked[2:] in ([], [set()])
+
+
+def test_what_was_disturbed_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[list[Price]] = []
+
+    def timed(segments: object, progress: object) -> list[Price]:
+        tries.append([Price(90, 0.3), Price(7, 0.0)] if tries else [Price(100, 0.1), Price(300, 0.9)])
+        return tries[-1]
+
+    monkeypatch.setattr(pricing, "_timed", timed)
+    other = replace(SPEC, n=64)
+    assert pricing.price([SPEC, other], HERE) == {SPEC: Price(100, 0.1), other: Price(7, 0)} and len(tries) == 2
+    tries.clear()
+    monkeypatch.setattr(pricing, "CALM", -1.0)  # never calm
+    pricing.price([SPEC, other], HERE)
+    assert len(tries) == pricing.TRIES

@@ -11,7 +11,7 @@ from tests.surface.tiny_model import WIDE, calls, model
 
 def test_a_second_plan_of_the_same_model_scores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADAFLEX_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("adaflex.price_cache.CALM", 1e9)  # a loaded machine's prices do for this
+    monkeypatch.setattr("adaflex.pricing.CALM", 1e9)  # a loaded machine's prices do for this
     torch.manual_seed(0)
     many = [{"x": torch.randn(64, WIDE)} for _ in range(16)]
 
