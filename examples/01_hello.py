@@ -15,7 +15,7 @@ from typing import Any
 import sentences
 import torch
 
-SHAPE = (2, 128)  # texts and tokens that latency is compared at
+SHAPE = (2, 64)  # texts and tokens that latency is compared at
 TIE = 1e-4  # two sentences this close to a query are equally good
 
 

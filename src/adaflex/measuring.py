@@ -22,7 +22,7 @@ BURSTS = 5
 COLD_CALLS = 5
 
 
-def latency(call: Callable[[], Any]) -> tuple[int, float]:
+def latency(call: Callable[[], Any], bursts: int = BURSTS) -> tuple[int, float]:
     """Median nanoseconds of a call over the calmest bursts, and the relative spread of the bursts' medians."""
     call()
     start = time.perf_counter_ns()
@@ -30,7 +30,7 @@ def latency(call: Callable[[], Any]) -> tuple[int, float]:
     once = max(time.perf_counter_ns() - start, 1)
     count = max(1, min(200, int(SHORTEST_S * 1e9 / once)))
     medians = []
-    for _ in range(BURSTS):
+    for _ in range(bursts):
         samples = []
         for _ in range(count):
             start = time.perf_counter_ns()
