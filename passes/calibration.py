@@ -160,7 +160,7 @@ class Samples:
 
     fit: tuple[Inputs, ...]  # repair and single-choice losses
     held: tuple[Inputs, ...]  # ranking of plans and the verdict; empty below four samples
-    batches: tuple[Batch, ...]  # of ``fit``, where calls are one to one; else ()
+    batches: tuple[Batch, ...]  # of ``fit`` and then ``held``, where calls are one to one; else ()
     by_rows: bool  # dimension 0 of inputs and outputs counts samples
     mask: int | None  # which input says what is padding (0 there)
 
@@ -182,7 +182,7 @@ def samples(capture: Capture, data: Calibration, *, whole: bool = False, paramet
     if whole or not by_rows:
         held = len(bound) // 4 if len(bound) >= HELD_OUT_FROM else 0
         fit, kept = bound[: len(bound) - held], bound[len(bound) - held :]
-        return Samples(tuple(fit), tuple(kept), batches[: len(fit)], by_rows, mask)
+        return Samples(tuple(fit), tuple(kept), batches, by_rows, mask)
     total = sum(len(_first(inputs)) for inputs in bound)
     held = total // 4 if total >= HELD_OUT_FROM else 0
     fit, kept = _split(bound, total - held)

@@ -28,6 +28,7 @@ __all__ = [
     "Size",
     "Symbol",
     "Weights",
+    "draws",
     "evaluate",
     "loosen",
     "size_of",
@@ -179,6 +180,19 @@ class Capture:
                 given = inputs[index]
                 values[symbol.name] = int(given if dimension is None else given.shape[dimension])
         return values
+
+
+def draws(node: fx.Node) -> bool:
+    """Does the node draw random numbers: dropout in training, a sample?"""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    names = [argument.name for argument in target._schema.arguments]
+    given = {argument.name: argument.default_value for argument in target._schema.arguments}
+    given |= dict(zip(names, node.args, strict=False)) | node.kwargs
+    if "dropout_p" in given:
+        return bool(given["dropout_p"])
+    return given.get("train", given.get("training", True)) is not False
 
 
 def loosen(graph: fx.Graph) -> fx.Graph:

@@ -44,9 +44,10 @@ def sources_from_export(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None
 ) -> tuple[Capture, tuple[Tensor, ...]]:
     """As ``from_export``, but with the model's own tensors (aligned with ``Capture.sources``) instead of Weights."""
-    program = _export(model, tuple(args), dict(kwargs or {}), dynamic_shapes)
+    given, named = _apart((tuple(args), dict(kwargs or {})), set())
+    program = _export(model, given, named, dynamic_shapes)
     _refuse_submodules(program.graph_module)
-    arguments = _arguments(program, model, tuple(args), dict(kwargs or {}))
+    arguments = _arguments(program, model, given, named)
     graph = program.graph_module.graph
     _merge_tied(graph, arguments)
     mutations = _mutations(program)
@@ -57,7 +58,7 @@ def sources_from_export(
     capture, tensors = assemble(
         Traced(graph, arguments, mutations, "export", type(model).__name__, spec, order, ranges)
     )
-    fixed = _fixed(program, model, tuple(args), dict(kwargs or {}))
+    fixed = _fixed(program, model, given, named)
     return replace(capture, positional=positional_names(model), fixed=fixed), tensors
 
 
@@ -78,6 +79,19 @@ def _any_size(value: Any) -> Any:
     if type(value) is dict:
         return {key: _any_size(each) for key, each in value.items()}
     return None
+
+
+def _apart(value: Any, seen: set[int]) -> Any:
+    """The arguments, each a tensor of its own: torch traces one tensor given twice as one input, for all calls."""
+    if isinstance(value, Tensor):
+        known = id(value) in seen
+        seen.add(id(value))
+        return value.clone() if known else value
+    if type(value) in (list, tuple):
+        return type(value)(_apart(each, seen) for each in value)
+    if type(value) is dict:
+        return {key: _apart(each, seen) for key, each in value.items()}
+    return value
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> ExportedProgram:

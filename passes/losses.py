@@ -41,7 +41,8 @@ class Judge:
             raise OptionError(f"loss_fn is '{loss}'; give 'error', 'kl' or a function of (output, batch)")
         self.capture, self.samples, self.calls, self.loss = capture, samples, calls, loss
         self.kind = "increase of the given loss" if callable(loss) else KINDS[loss]
-        self.batches: Sequence[Batch] = samples.batches
+        fit = len(samples.fit)
+        self.batches: Sequence[Batch] = samples.batches[fit:] if calls is samples.held else samples.batches[:fit]
         self.compared = [
             index
             for index, each in enumerate(capture.outputs)

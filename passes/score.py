@@ -7,6 +7,7 @@ In: a Capture, one set of weights, its Sites, the menu, calibration data. Out: `
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,16 +100,18 @@ def score(
     run.score_sites()
     run.score_blocks()
     stored = run.remembered("bf16", lambda: joint_loss(encoder, judges[0], encoder.encoded(bf16_plan(sites))))
-    bf16 = max(stored, run.remembered("cast to bf16", lambda: cast_loss(capture, weights, judges[0])))
+    cast = run.remembered("cast to bf16", lambda: cast_loss(capture, weights, judges[0]))
+    bf16 = max(stored if math.isfinite(stored) else 0.0, cast)
     run.notes += encoder.notes
     return Scores(run.loss, run.source, run.skips, bf16, judges[0].kind, tuple(run.notes), encoder, held, judges[0])
 
 
 def cast_loss(capture: Capture, weights: Weights, judge: Judge) -> float:
-    """The loss of the model cast to bf16, weights and activations; 0 where it cannot run so."""
+    """The loss of the model cast to bf16, weights and activations; 0 where it cannot run so, or overflows."""
     cast = narrow(weights)
     try:
-        return judge(lambda call: capture.run_by(Narrow, cast, narrow(judge.calls[call])))
+        found = judge(lambda call: capture.run_by(Narrow, cast, narrow(judge.calls[call])))
+        return found if math.isfinite(found) else 0.0
     except RuntimeError as fault:
         log.info("the model does not run in bf16 (%s)", str(fault).splitlines()[0])
         return 0.0

@@ -63,6 +63,13 @@ def _memory(size_bytes: int) -> Tensor:
         ) from problem
 
 
+def _key(given: Any) -> Any:
+    """What of an input the layout depends on; of what is no input at all, its type."""
+    if isinstance(given, Tensor):
+        return given.shape, given.dtype
+    return given if isinstance(given, int) else type(given)
+
+
 def _take(pool: list[Any]) -> Any:
     """An entry out of a pool that other threads take from too; None where it is empty."""
     try:
@@ -136,7 +143,7 @@ class Executor:
 
     def shape(self, inputs: Sequence[Any]) -> _Shape:
         """The layout and prepared calls for these inputs' sizes."""
-        key = tuple((given.shape, given.dtype) if isinstance(given, Tensor) else given for given in inputs)
+        key = tuple(_key(given) for given in inputs)
         found = self._shapes.get(key)
         if found is None:
             with self._lock:

@@ -26,8 +26,9 @@ class Signature:
 
     ``outputs`` nests {"tuple": [...]}, {"list": [...]}, {"leaf": n}, {"value": x}, and as pairs of a key and what it
     holds {"dict": [...]}, {"record": [...]}, {"named": [...]}; ``skip`` outputs before the first leaf are new values of
-    the program's own state. ``names``: the positional arguments, a last one "*name" takes the rest. ``fixed``: (path,
-    value, needed) of plain values that the program was made for; one that is not needed may be left out.
+    the program's own state, or of an input: ``writes`` has (output, input) of those. ``names``: the positional
+    arguments, a last one "*name" takes the rest. ``fixed``: (path, value, needed) of plain values that the program was
+    made for; one that is not needed may be left out.
     """
 
     paths: tuple[Path, ...]
@@ -35,6 +36,7 @@ class Signature:
     skip: int = 0
     names: tuple[str, ...] = ()
     fixed: tuple[tuple[Path, Any, bool], ...] = ()
+    writes: tuple[tuple[int, int], ...] = ()
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -68,13 +70,19 @@ class Signature:
                     what = type(given).__name__ if given is None or hasattr(given, "shape") else repr(given)
                     raise OptionError(f"argument '{name}' is {what}; this program was made for {wanted!r} alone")
 
+    def write(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Leave in the caller's tensors what the model leaves there."""
+        for output, place in self.writes:
+            inputs[place].copy_(outputs[output])
+
     def restore(self, outputs: Sequence[Any]) -> Any:
         """The outputs nested as the model returned them."""
         return _restore(self.outputs, outputs[self.skip :], 0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {
+        writes = {"writes": [list(pair) for pair in self.writes]} if self.writes else {}
+        return writes | {
             "paths": [list(path) for path in self.paths],
             "outputs": self.outputs,
             "skip": self.skip,
@@ -92,10 +100,13 @@ class Signature:
             good = all(isinstance(part, str | int) for path in every for part in path) and isinstance(data["skip"], int)
             good = good and all(path and isinstance(value, Plain) for path, value, _ in fixed)
             good = good and all(isinstance(name, str) for name in data["names"])
-            if not good or set(data) != {"paths", "outputs", "skip", "names", "fixed"}:
+            if not good or set(data) - {"writes"} != {"paths", "outputs", "skip", "names", "fixed"}:
                 raise ValueError("fields")
+            writes = tuple((int(output), int(place)) for output, place in data.get("writes", ()))
+            if not all(0 <= output < data["skip"] and 0 <= place < len(paths) for output, place in writes):
+                raise ValueError("writes")
             _check(data["outputs"], 0)
-            return Signature(paths, data["outputs"], data["skip"], tuple(data["names"]), fixed)
+            return Signature(paths, data["outputs"], data["skip"], tuple(data["names"]), fixed, writes)
         except (KeyError, TypeError, ValueError) as fault:
             raise ArtifactError(f"the artifact's signature is damaged ({fault}); write the artifact again") from fault
 

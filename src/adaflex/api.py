@@ -158,7 +158,8 @@ def signature_of(capture: Capture) -> Signature:
     nested = capture.out_spec.unflatten(leaves) if capture.out_spec is not None else tuple(leaves)
     fixed = tuple((each.path, each.value, each.needed) for each in capture.fixed)
     paths = tuple(entry.path for entry in given)
-    return Signature(paths, structure(nested), len(capture.mutations), capture.positional, fixed)
+    writes = tuple((each.output, each.input) for each in capture.mutations if not capture.inputs[each.input].is_state)
+    return Signature(paths, structure(nested), len(capture.mutations), capture.positional, fixed, writes)
 
 
 def _program(planned: Planned, signature: Signature, state: Mapping[str, Tensor]) -> Program:
@@ -166,7 +167,7 @@ def _program(planned: Planned, signature: Signature, state: Mapping[str, Tensor]
     capture = planned.model.capture
     manifest = manifest_of(signature, encode(planned.plan), planned.verdict)
     places = [place for place, entry in enumerate(capture.inputs) if entry.is_state]
-    written = tuple((each.output, places.index(each.input)) for each in capture.mutations)
+    written = tuple((each.output, places.index(each.input)) for each in capture.mutations if each.input in places)
     own = tuple(state[entry.name].clone() for entry in capture.inputs if entry.is_state)
     return Program(planned.executor, signature, manifest, planned.verdict, own, written)
 

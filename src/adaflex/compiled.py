@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from adaflex.errors import AdaflexError
+from adaflex.errors import AdaflexError, CalibrationError
 from adaflex.options import Options
 from adaflex.passes.calibration import Batch
 from adaflex.passes.capture import Capture, Weights
@@ -28,6 +28,8 @@ from adaflex.passes.torch_compat import CallFrame, call_frame, outside_of_calls,
 log = logging.getLogger("adaflex")
 
 MOST_EDITS = 3  # plans for weights that change between calls, before the captured graph runs in their place
+
+MOST_POSTPONED = 5  # calls that cannot be planned on, before the captured graph runs in their place
 
 Key = tuple[int, ...]  # identities of the tensors that a graph was called with
 
@@ -186,6 +188,7 @@ class Scope:
         self.kept: FrameType | None = None  # of the call whose graphs are being recorded
         self.batch: Batch | None = None  # and its arguments
         self.said: set[str] = set()
+        self.postponed = 0  # calls that could not be planned on
 
     def say_once(self, topic: str, message: str, *values: object) -> None:
         """A warning, once for each ``torch.compile``."""
@@ -209,6 +212,8 @@ class Scope:
                 with outside_of_calls():
                     return self._make(graph, tensors, inputs, frame)
             except AdaflexError as error:
+                if self._postpones(error):
+                    return None if self.postponed < MOST_POSTPONED else graph.bind(tensors)
                 graph.errors[key] = error
                 raise
 
@@ -264,6 +269,14 @@ class Scope:
         call = Call(copied(record.inputs), None, frame.root if frame else None, graph.autocast)
         part = Part(graph.capture, graph.capture.bind(tensors), call)
         return graph.bind(tensors, self.planner.extend(part, self.options, [each.runnable for each in earlier]))
+
+    def _postpones(self, error: AdaflexError) -> bool:
+        """Whether planning waits for a later call, because this one, which nobody chose to calibrate on, is unfit."""
+        if not isinstance(error, CalibrationError) or self.options.calibration is not None or self.options.strict:
+            return False
+        self.postponed += 1
+        self.say_once("unfit", "this call runs unplanned, a later one is planned on: %s", error)
+        return True
 
     def _earlier(self, tensors: Sequence[Tensor]) -> list[Bound]:
         """Programs of this scope that hold one of these parameters."""

@@ -51,6 +51,7 @@ class Program:
         outputs = self.executor(*inputs, *self._state)
         for output, place in self._written:
             self._state[place].copy_(outputs[output])
+        self.signature.write(inputs, outputs)
         return self.signature.restore(outputs)
 
     def __reduce__(self) -> Any:

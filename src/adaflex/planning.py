@@ -5,6 +5,7 @@ In: a ``Capture`` with its weights, calibration calls, ``Options``. Out: ``Plann
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
 
@@ -13,12 +14,12 @@ from adaflex.allowed import check_finite, narrowed, pins_of, refuse_early
 from adaflex.assembly import Assembled
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.deciding import Solver, choose, with_bound_of
-from adaflex.errors import BudgetError, TimeLimitError
+from adaflex.errors import BudgetError, CalibrationError, TimeLimitError
 from adaflex.machine import cpu, isa, thread_count
 from adaflex.native import cache_folder
 from adaflex.options import Options
 from adaflex.passes.calibration import Batch, Calibration
-from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.capture import Capture, Weights, draws
 from adaflex.passes.encoded_cache import EncodedCache
 from adaflex.passes.menu import Machine
 from adaflex.passes.score import Scores, score
@@ -33,6 +34,8 @@ from adaflex.solver.table import Budget, CostTable
 from adaflex.tabling import Model, Progress, kind_of, measured_table, model_of, silent
 from adaflex.true_loss import TrueLoss
 from adaflex.verifying import Attempt, Setting, attempted, judge
+
+log = logging.getLogger("adaflex")
 
 ROUNDS = 3  # corrections of a promise that did not hold
 SLOWEST = 1e4  # times as slow as measured: no disk that answers is slower
@@ -71,6 +74,7 @@ def plan_model(
     Raises ``BudgetError`` with the nearest possible wish, ``PromiseError``, ``TimeLimitError``, ``CalibrationError``.
     """
     start = time.perf_counter()
+    options = undrawn(capture, options)
     here = here_for(options)
     model = model_of(capture, weights, data, options, timed)
     sites = sites_of(model, options, here)
@@ -96,6 +100,21 @@ def plan_model(
     left = deadline - time.monotonic() if deadline is not None else SECONDS_TO_SOLVE
     solver = Solver(pins, max(1.0, min(SECONDS_TO_SOLVE, left)))
     return _decide(setting, table, solver, TrueLoss(scores, cache, model.data, here), start)
+
+
+def undrawn(capture: Capture, options: Options) -> Options:
+    """The options; for a model that draws random numbers, whose runs differ by themselves, those of a lossless plan."""
+    drawn = [node for node in capture.graph.graph.nodes if draws(node)]
+    if not drawn:
+        return options
+    message = (
+        f"the model draws random numbers ({drawn[0].name}), so that no loss can be measured: "
+        "every layer keeps its form; call model.eval() if that is dropout"
+    )
+    if options.strict:
+        raise CalibrationError(message)
+    log.warning("%s", message)
+    return replace(options, axes=(), loss=None, loss_fn=lambda output, batch: 0.0)
 
 
 def here_for(options: Options) -> Machine:

@@ -124,7 +124,7 @@ def test_only_equal_shapes_merge(dynamic: Capture) -> None:
     assert sorted(tuple(x[0].shape) for x in mixed.fit) == [(1, 7), (2, 5), (19, 9), (19, 9)]
     assert sorted(tuple(x[0].shape) for x in mixed.held) == [(1, 4), (12, 9)]
     whole = samples(dynamic, Calibration([call(1, 5)] * 4), whole=True)
-    assert len(whole.fit) == len(whole.batches) == 3
+    assert len(whole.fit) == 3 and len(whole.held) == 1 and len(whole.batches) == 4
 
 
 def test_padding_does_not_count(dynamic: Capture) -> None:

@@ -1,6 +1,7 @@
 """Models as users write them: dtypes, outputs and masks that no library's model has."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import adaflex
+from adaflex.errors import AdaflexError
 from tests.surface.test_zoo import tensors
 
 
@@ -111,3 +113,99 @@ def test_a_mask_that_leaves_nothing_out_does_not_hide_the_loss() -> None:
     program = adaflex.compile(model, calls[0], calibration=calls)
     wanted = model(*calls[0])
     assert (program(*calls[0]) - wanted).norm() < 0.02 * wanted.norm()
+
+
+class Pair(nn.Module):
+    """Two arguments that are treated differently; the second is written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
+        kept[:, 0] = x[:, 0] * 3
+        return self.linear(x) * kept.sum()
+
+
+def test_one_tensor_given_twice_as_an_example_is_two_inputs_that_may_be_written_to(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Pair().eval().requires_grad_(False), torch.randn(4, 16)
+    program = adaflex.compile(model, {"x": x, "kept": x}, axes=())
+    program.save(tmp_path / "pair.adaflex")
+    for run in (program, adaflex.load(tmp_path / "pair.adaflex")):
+        first, kept = torch.randn(3, 16), torch.randn(3, 16)
+        other = kept.clone()
+        torch.testing.assert_close(run(first, kept), model(first, other))
+        assert torch.equal(kept, other)
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8)).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("unfit", [torch.zeros(0, 16), torch.full((3, 16), torch.nan), torch.zeros(3, 16)])
+def test_a_first_call_that_says_nothing_runs_and_a_later_one_is_planned_on(unfit: Tensor) -> None:
+    model = linear()
+    for part in (model[0].bias, model[2].bias):
+        part.zero_()
+    found = torch.compile(model, backend="adaflex", fullgraph=True, options={"axes": ()})
+    with torch.no_grad():
+        torch.testing.assert_close(found(unfit), model(unfit), equal_nan=True)
+        assert adaflex.programs(found) == []
+        x = torch.randn(3, 16)
+        torch.testing.assert_close(found(x), model(x))
+    assert len(adaflex.programs(found)) == 1
+
+
+def test_an_answer_that_never_varies_is_left_unplanned_in_the_end() -> None:
+    model = nn.Sequential(linear(), nn.Hardtanh(-1e-9, 0)).eval()
+    model[0][2].bias.fill_(100)
+    found = torch.compile(model, backend="adaflex", fullgraph=True)
+    with torch.no_grad():
+        for _ in range(7):
+            assert torch.equal(found(torch.randn(3, 16)), torch.zeros(3, 8))
+
+
+@pytest.mark.parametrize("door", ["export", "torch.compile"])
+def test_what_draws_random_numbers_is_planned_without_loss(door: str, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.5), nn.Linear(64, 64)).train().requires_grad_(False)
+    calls = [(torch.randn(8, 64),) for _ in range(4)]
+    if door == "export":
+        found: Any = adaflex.compile(model, calls[0], calibration=calls)
+    else:
+        found = torch.compile(model, backend="adaflex", fullgraph=True, options={"calibration": calls})
+    x = torch.randn(500, 64)
+    with torch.no_grad():
+        one, other = found(x), found(x)
+        mean = torch.stack([found(x) for _ in range(100)]).mean(0)
+        wanted = model.eval()(x)
+    assert not torch.equal(one, other) and "draws random numbers" in caplog.text
+    assert (mean - wanted).norm() < 0.2 * wanted.norm()
+
+
+def test_activations_that_overflow_bf16_leave_the_default_budget_finite() -> None:
+    model = nn.Sequential(linear(), Written(lambda f, x: (f(x.repeat(1, 2)) * 1e37).clamp(-3e38, 3e38) * 1e-37))
+    model.eval().requires_grad_(False)
+    calls = [(torch.randn(4, 16),) for _ in range(4)]
+    program = adaflex.compile(model, calls[0], calibration=calls)
+    assert (program(*calls[0]) - model(*calls[0])).norm() < 0.02 * model(*calls[0]).norm()
+
+
+def test_an_array_where_a_tensor_belongs_is_refused() -> None:
+    program = adaflex.compile(linear(), torch.randn(4, 16), axes=())
+    with pytest.raises(AdaflexError, match="a ndarray; this program takes a tensor"):
+        program(torch.randn(4, 16).numpy())
+
+
+def test_a_loss_of_ones_own_is_measured_on_calls_held_out_too() -> None:
+    seen = set()
+
+    def loss(output: Tensor, batch: tuple[Tensor]) -> float:
+        seen.add(float(batch[0].sum()))
+        return float(output.square().mean())
+
+    calls = [(torch.randn(4, 16),) for _ in range(4)]
+    program = adaflex.compile(linear(), calls[0], calibration=calls, loss_fn=loss, loss=0.1)
+    assert program.verdict is not None and program.verdict.held and len(seen) == 4
