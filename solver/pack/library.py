@@ -18,7 +18,15 @@ from adaflex import native
 from adaflex.native import pointer
 
 Ints = NDArray[np.int64]
-SOURCES = ("core.cpp", "greedy.cpp", "search.cpp", "eject.cpp", "outward.cpp", "read.cpp")  # compiled as one
+SOURCES = (
+    "core.cpp",
+    "greedy.cpp",
+    "at_once.cpp",
+    "search.cpp",
+    "eject.cpp",
+    "outward.cpp",
+    "read.cpp",
+)  # compiled as one
 
 
 @functools.cache
@@ -32,6 +40,9 @@ def library() -> ctypes.CDLL | None:
     lib.adaflex_pack_greedy.restype = ctypes.c_int64
     lib.adaflex_pack_read.restype = ctypes.c_int64
     lib.adaflex_pack_sections.restype = ctypes.c_int64
+    number, place = ctypes.c_int64, ctypes.c_void_p
+    lib.adaflex_pack_at_once.restype = number
+    lib.adaflex_pack_at_once.argtypes = [number, place, number, number, place, place]
     return lib
 
 

@@ -8,18 +8,19 @@ is found by asking it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from adaflex.solver.pack.ask import Asker, Clock, restart_nodes
+from adaflex.solver.pack.at_once import pack_at_once
 from adaflex.solver.pack.columns import Ints
 from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NONE, Core
 from adaflex.solver.pack.greedy import ORDERS, ordered, packing_of, too_much
 from adaflex.solver.pack.library import library
 from adaflex.solver.pack.lower import Found, order_search, outward, push_out
-from adaflex.solver.pack.packing import Packing
+from adaflex.solver.pack.packing import Packing, PackStatus
 from adaflex.solver.pack.parts import LARGE, clash, components, pairs_of, part_of, plain, round_sizes, searchable
 from adaflex.solver.pack.problem import Problem, height_of, lower_bound, offsets_of, problem
 from adaflex.solver.pack.twin import Twin
@@ -30,6 +31,7 @@ QUICK = (  # orders and fits tried first, with all else left undone
     ("plain size", False), ("neighbours*size", False), ("balanced", False), ("first", False), ("given", False),
     ("size", False), ("arrival", True), ("area", False), ("length", False), ("contention,area", False),
 )  # fmt: skip
+Trial = Callable[[int], list[int] | None]  # places below a height
 MANY_PAIRS = 4_000_000  # pairs that overlap, above which nothing else is done
 OUTWARD = 0.6  # of the time of many items
 MANY = 1500  # items above which greedy packings are lowered by pushing items out before searching
@@ -58,6 +60,11 @@ def pack(
     Raises ``TableError`` for buffers that make no sense.
     """
     begin = time.perf_counter()
+    first = None if not native or separate or joined else pack_at_once(buffers, capacity, alignment)
+    if first is not None and first.height <= (first.bound if capacity is None else capacity):
+        status: PackStatus = "optimal" if capacity is None else "fits"
+        offsets, seconds = tuple(zip(first.ids, first.places, strict=True)), time.perf_counter() - begin
+        return Packing(status, offsets, first.height, first.bound, capacity, seconds=seconds, method="greedy")
     task = problem(buffers, alignment=alignment, separate=separate, joined=joined)
     clock = Clock(begin + time_limit_s, node_limit)
     bound = lower_bound(task)
@@ -66,7 +73,7 @@ def pack(
         seconds = time.perf_counter() - begin
         return Packing("infeasible", (), 0, bound, capacity, names, reason, 0, seconds, "live bytes")
     how = (seed, native, rules)
-    found = solve_task(task, capacity, clock, how)
+    found = solve_task(task, capacity, clock, how, first.places if first else None)
     if found is None:
         return pins_clash(task, bound, capacity, time.perf_counter() - begin)
     limits = (max(bound, found.bound), capacity)
@@ -86,10 +93,10 @@ def pins_clash(task: Problem, bound: int, capacity: int | None, seconds: float) 
     return Packing("infeasible", (), 0, bound, capacity, (one, other), reason, 0, seconds, "pins")
 
 
-def quick_trials(task: Problem, core: Core | Twin, enough: int) -> Iterator[Callable[[int], list[int] | None]]:
+def quick_trials(task: Problem, core: Core | Twin, enough: int) -> Iterator[Trial]:
     """Packings made fast, each asked for one below a height; the first has none only where pins overlap."""
 
-    def greedily(order: Ints, tight: bool) -> Callable[[int], list[int] | None]:
+    def greedily(order: Ints, tight: bool) -> Trial:
         return lambda below: core.greedy(order, tight, below=below)
 
     if task.count > MANY and isinstance(core, Core):
@@ -101,14 +108,14 @@ def quick_trials(task: Problem, core: Core | Twin, enough: int) -> Iterator[Call
         yield greedily(order, tight)
 
 
-def quick(task: Problem, core: Core | Twin, groups: list[Ints], enough: int) -> tuple[Found | None, list[int]]:
-    """The best of some greedy orders for each group of items, and the heights of groups; None: pins overlap."""
+def quick(task: Problem, trials: Iterable[Trial], groups: list[Ints], enough: int) -> tuple[Found | None, list[int]]:
+    """The best of some trials for each group of items, and the heights of groups; None: pins overlap."""
     group_of = np.zeros(task.count, dtype=np.int64)
     for number, members in enumerate(groups):
         group_of[members] = number
     places: Ints | None = None
     heights = np.zeros(max(1, len(groups)), dtype=np.int64)
-    for trial in quick_trials(task, core, enough):
+    for trial in trials:
         made = trial(int(heights[0]) if len(groups) == 1 and places is not None else 1 << 61)
         if made is None and places is None:
             return None, []
@@ -125,14 +132,21 @@ def quick(task: Problem, core: Core | Twin, groups: list[Ints], enough: int) -> 
     return Found(places.tolist(), height_of(task, places), 0, ["greedy"]), heights.tolist()
 
 
-def solve_task(task: Problem, capacity: int | None, clock: Clock, how: tuple[int, bool, int]) -> Found | None:
-    """Solve every time component; parts that cannot matter for the height are only packed below the others."""
+def solve_task(
+    task: Problem, capacity: int | None, clock: Clock, how: tuple[int, bool, int], places: list[int] | None = None
+) -> Found | None:
+    """Solve every time component; parts that cannot matter for the height are only packed below the others.
+
+    ``places`` are known already, as good as greedy orders make them.
+    """
     if task.count > LARGE:
         return solve_large(task, capacity, clock, how)
     groups = components(task)
     bound = lower_bound(task)
-    whole, heights = quick(task, engine(task, how[1]), groups, bound if capacity is None else capacity)
-    if whole is None or whole.height <= (bound if capacity is None else capacity):
+    enough = bound if capacity is None else capacity
+    trials = iter([lambda below: places]) if places else quick_trials(task, engine(task, how[1]), enough)
+    whole, heights = quick(task, trials, groups, enough)
+    if whole is None or whole.height <= enough:
         return whole if whole is None else replace(whole, bound=bound)
     parts = [(part_of(task, members), members, high) for members, high in zip(groups, heights, strict=False)]
     floors = [lower_bound(part) for part, _, _ in parts]

@@ -7,6 +7,7 @@ import pytest
 
 from adaflex import native
 from adaflex.errors import BuildError
+from adaflex.solver.pack import at_once as at_once_file
 from adaflex.solver.pack import greedy as greedy_file
 from adaflex.solver.pack import library as library_file
 from adaflex.solver.pack import problem as problem_file
@@ -83,6 +84,7 @@ def test_pins_that_clash_are_named() -> None:
 def test_nothing_is_searched_beyond_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     buffers = lives(200, 30, 4)
     monkeypatch.setattr(search_file, "LARGE", 100)
+    monkeypatch.setattr(at_once_file, "MOST", 100)
     for native_ in (True, False):
         made = pack(buffers, native=native_, time_limit_s=5)
         assert made.height <= greedy(buffers).height and not validate(buffers, dict(made.offsets))
