@@ -278,9 +278,8 @@ def improve(
             after = np.maximum(0.0, used[:, None] + change - task.limit[:, None])
             gain = ((over[:, None] - after) * worth[:, None]).sum(axis=0)
             priced = cost + prices @ np.maximum(change, -used[:, None])
-            score = np.where(
-                gain > 1e-15 * worth.max(), (np.maximum(priced, 0.0) + 1e-15) / np.maximum(gain, 1e-300), np.inf
-            )
+            score, enough = np.full(len(gain), np.inf), gain > 1e-15 * worth.max()
+            np.divide(np.maximum(priced, 0.0) + 1e-15, gain, out=score, where=enough)
         else:
             fits = np.all(used[:, None] + change <= task.limit[:, None], axis=0)
             score = np.where(fits & (cost < -1e-15), cost, np.inf)

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from adaflex.errors import OptionError
 from adaflex.solver.allocate import plan_of
 from adaflex.solver.check import totals
 from adaflex.solver.decide import Limits, Outcome, decide, verified
-from adaflex.solver.objective import Wish, resolve
+from adaflex.solver.objective import Wish, resolve, without_loss
 from adaflex.solver.plan import Plan
 from adaflex.solver.sense import require_budget, require_sense
 from adaflex.solver.table import Budget, CostTable
@@ -44,17 +44,38 @@ def with_budget(table: CostTable, budget: Budget, over: str, value: float) -> Bu
     raise OptionError(f"cannot sweep {over!r}; it must be memory, loss, bits, latency[:PHASE] or tier:NAME")
 
 
-def extremes(table: CostTable, over: str) -> tuple[float, float]:
-    """A range worth sweeping: the least achievable of the quantity, and what the plan of least loss uses."""
+def without(table: CostTable, budget: Budget, over: str) -> Budget:
+    """``budget`` with one quantity left free."""
+    kind, _, name = over.partition(":")
+    if kind == "latency" and budget.latency_ns:
+        at = table.phases.index(name) if name else 0
+        return replace(
+            budget, latency_ns=tuple(None if p == at else limit for p, limit in enumerate(budget.latency_ns))
+        )
+    if kind == "tier":
+        return replace(budget, tier_bytes=tuple((n, v) for n, v in budget.tier_bytes if n != name))
+    fields: dict[str, Any] = {"memory": {"memory_bytes": None}, "loss": {"loss": None}, "bits": {"bits_milli": None}}
+    return replace(budget, **fields.get(kind, {}))
+
+
+def extremes(table: CostTable, over: str, budget: Budget | None = None) -> tuple[float, float]:
+    """A range worth sweeping within the other budgets: the least achievable of the quantity, and what the plan that is
+    best without a limit on it uses. Other budgets that nothing meets are left out."""
     kind = over.partition(":")[0]
     limits = Limits(time_s=20.0, gap=1e-3, ties=())
-    objective = kind if kind in ("memory", "latency", "bits", "loss") else "memory"
-    low = decide(table, Wish(objective, Budget(), False), limits)
-    high = decide(table, Wish("loss" if kind != "loss" else "memory", Budget(), False), limits)
+    least = kind if kind in ("memory", "latency", "bits", "loss") else "memory"
+    rest = without(table, budget or Budget(), over)
+    wish = resolve(table, rest)
+    goal = wish.objective if least not in ("loss", wish.objective) else "memory" if least == "loss" else "loss"
+    for within in (wish.budget if least != "loss" else rest, rest, Budget()):
+        low = decide(table, Wish(least, within, False), limits)
+        if low.value is not None:
+            high = decide(table, Wish(goal, within, False), limits)
+            break
     if low.value is None or high.choices is None:
         raise OptionError("the table's own rules leave no plan; check covers, links and requirements")
     made = totals(table, high.choices)
-    most = {"memory": made.peak_bytes, "loss": made.loss, "bits": made.bits_milli}.get(objective, sum(made.time_ns))
+    most = {"memory": made.peak_bytes, "loss": made.loss, "bits": made.bits_milli}.get(least, sum(made.time_ns))
     return low.value, max(low.value, float(most))
 
 
@@ -75,8 +96,10 @@ def pareto(
     """
     require_sense(table)
     if isinstance(values, int):
-        low, high = extremes(table, over)
-        values = [low + (high - low) * k / max(1, values - 1) for k in range(values)]
+        with_budget(table, budget, over, 0)  # refuses what cannot be swept
+        low, high = extremes(table, over, replace(budget, objective=objective or budget.objective))
+        power = 4 if over == "loss" else 1  # losses span orders of magnitude
+        values = [low + (high - low) * (k / max(1, values - 1)) ** power for k in range(values)]
     budgets = [with_budget(table, budget, over, value) for value in sorted(values)]
     for each in budgets:
         require_budget(table, each)
@@ -97,7 +120,11 @@ def _one(task: tuple[CostTable, Budget, float], known: dict[str, str] | None = N
     table, budget, seconds = task
     begin = time.perf_counter()
     wish = resolve(table, budget)
-    out = decide(table, wish, Limits(time_s=seconds, gap=1e-4, ties=()), known=known)
+    limits = Limits(time_s=seconds, gap=1e-4, ties=())
+    out = decide(table, wish, limits, known=known)
+    if out.status == "infeasible" and wish.implied_loss:
+        wish = without_loss(wish)
+        out = decide(table, wish, limits, known=known)
     return plan_of(table, wish, out, out.notes, time.perf_counter() - begin)
 
 

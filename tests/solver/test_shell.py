@@ -19,6 +19,8 @@ from adaflex.solver.table import Budget, Choice, Cost, CostTable, Encoding, Site
 from adaflex.solver.table_json import digest, from_json, schema, to_json
 from adaflex.solver.units import parse_bytes, parse_time, show_bytes, show_time
 
+CAPTURED = Path(__file__).parents[2] / "examples" / "minilm_table.json.gz"
+
 
 def table() -> CostTable:
     sites = tuple(Site(f"s{i}", "linear", 1000, 4000) for i in range(4))
@@ -94,6 +96,27 @@ def test_pareto_is_monotone(path: Path, capsys: pytest.CaptureFixture[str], tmp_
     assert main(["pareto", str(path), "--values", "10,20"]) == 3
     assert main(["pareto", str(path), "--over", "beauty", "--values", "1"]) == 2
     assert main(["pareto", str(path), "--points", "0"]) == 2
+
+
+def test_a_table_captured_from_a_model_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["allocate", str(CAPTURED), "--memory", "30MiB", "--loss", "0.03", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["status"] == "optimal" and answer["gap"] <= 1e-6
+    assert answer["totals"]["peak_bytes"] <= 30 << 20 and answer["totals"]["loss"] <= 0.03**2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--loss", "0.03"], ["--over", "loss"], ["--memory", "24MiB", "--over", "latency"], ["--over", "bits"], []],
+    ids=" ".join,
+)
+def test_a_sweep_spans_what_the_other_budgets_leave(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The tightest point is possible, and no two say the same plan over and over."""
+    assert main(["pareto", str(CAPTURED), *words, "--points", "5", "--json"]) == 0
+    plans = json.loads(capsys.readouterr().out)
+    assert all(plan["status"] in ("optimal", "feasible") for plan in plans)
+    costs = [plan["cost"] for plan in plans]
+    assert costs == sorted(costs, reverse=True) and len(set(costs)) >= 3
 
 
 def test_module_runs_too(path: Path) -> None:
