@@ -29,15 +29,32 @@ struct AtOnce {
     return align > 0 && align < far && sum < std::ldexp(1.0, 61);
   }
 
-  // Steps to sections, as numbers; what never lives has none.
+  // Steps to sections, as numbers: by a table over all steps where there are few; what never lives has none.
   void take(int64_t n, const int64_t* size, const int64_t* first, const int64_t* end, int64_t align) {
+    int64_t least = INT64_MAX, last = INT64_MIN;
     for (int64_t i = 0; i < n; ++i)
       if (first[i] < end[i] && size[i]) {
-        times.push_back(first[i]);
-        times.push_back(end[i]);
+        least = std::min(least, first[i]);
+        last = std::max(last, end[i]);
       }
-    std::sort(times.begin(), times.end());
-    times.erase(std::unique(times.begin(), times.end()), times.end());
+    std::vector<int> table(last < least || last - least > 64 * n ? 0 : last - least + 1, 0);
+    for (int64_t i = 0; i < n; ++i)
+      if (first[i] < end[i] && size[i]) {
+        if (!table.empty()) table[first[i] - least] = table[end[i] - least] = 1;
+        else times.insert(times.end(), {first[i], end[i]});
+      }
+    for (size_t step = 0; step < table.size(); ++step)
+      if (table[step]) {
+        table[step] = static_cast<int>(times.size());
+        times.push_back(least + static_cast<int64_t>(step));
+      }
+    if (table.empty()) {
+      std::sort(times.begin(), times.end());
+      times.erase(std::unique(times.begin(), times.end()), times.end());
+    }
+    auto number = [&](int64_t step) {
+      return table.empty() ? static_cast<int>(std::lower_bound(times.begin(), times.end(), step) - times.begin()) : table[step - least];
+    };
     p.n = static_cast<int>(n);
     p.sections = std::max(0, static_cast<int>(times.size()) - 1);
     p.size.assign(size, size + n);
@@ -46,7 +63,6 @@ struct AtOnce {
     p.run_start.assign(1, 0);
     p.hull_low.assign(n, 0);
     p.hull_high.assign(n, 0);
-    auto number = [&](int64_t step) { return static_cast<int>(std::lower_bound(times.begin(), times.end(), step) - times.begin()); };
     for (int64_t i = 0; i < n; ++i) {
       if (first[i] < end[i] && size[i]) {
         p.run_low.push_back(p.hull_low[i] = number(first[i]));

@@ -182,7 +182,8 @@ def solve_large(task: Problem, capacity: int | None, clock: Clock, how: tuple[in
     found = Found(places, height_of(task, places), bound, ["sweep over time"])
     if found.height <= (bound if capacity is None else capacity) or clock.over():
         return found
-    return greedy_portfolio(task, core, bound if capacity is None else capacity, clock, found)
+    greedy_portfolio(task, core, bound if capacity is None else capacity, clock, found)
+    return found
 
 
 def engine(task: Problem, native: bool) -> Core | Twin:
@@ -204,29 +205,19 @@ def solve_part(
     many = task.count > MANY
     if many:
         spend(clock, OUTWARD, lambda part: outward(task, core, found, enough, part, seed))
-    if "outward" not in found.methods:
-        found = greedy_portfolio(task, core, enough, clock.part(0.2) if many else clock, found)
-    if found.height <= enough:
-        return found
+    if task.count > PUSHED and "outward" not in found.methods:
+        greedy_portfolio(task, core, enough, clock.part(0.2) if many else clock, found)
     if isinstance(core, Twin) and task.count > TWIN_MOST:
         order_search(task, core, found, enough, clock, seed)
-        return found
-    if not searchable(task):
+    if found.height <= enough or (isinstance(core, Twin) and task.count > TWIN_MOST) or not searchable(task):
         return found
     rounded, step = round_sizes(task)
     if step > 1:
         core = engine(rounded, native)
     asker = Asker(rounded, core, plain(rounded), seed, rules)
+    if first_words(task, asker, found, (enough, hope, step), minimise, clock):
+        return found
     first = enough if not minimise else max(found.bound, enough)
-    if not minimise and hope < enough and task.count <= MANY:  # a tight goal is often met sooner than a loose one
-        probe = Clock(clock.deadline, 4 * restart_nodes(task.count))
-        ask(task, asker, found, (-(-hope // step) * step, hope), probe)
-        clock.used += probe.used
-        if found.height <= enough:
-            return found
-    loose = not minimise and enough > found.bound + found.bound // 500
-    if PUSHED < task.count <= MANY and not loose:  # the search has the first word where it may end at once
-        spend(clock, 0.4, lambda part: ask(task, asker, found, (-(-first // step) * step, first), part))
     if task.count > PUSHED and isinstance(core, Core) and found.height > first >= found.bound:
         whole = many and pairs_of(task) > MANY_PAIRS
         share = 1.0 if whole else 0.9 if many else 0.5
@@ -242,6 +233,34 @@ def solve_part(
     elif found.bound <= enough < found.height:
         question(task, asker, found, enough, (clock, step, how))
     return found
+
+
+def first_words(
+    task: Problem, asker: Asker, found: Found, goals: tuple[int, int, int], minimise: bool, clock: Clock
+) -> bool:
+    """Questions that may end it at once, for few items before all greedy orders. True: nothing is left to ask."""
+    enough, hope, step = goals
+    first = enough if not minimise else max(found.bound, enough)
+
+    def over() -> bool:
+        return found.height <= max(enough, found.bound) or (not minimise and found.bound > enough)
+
+    def probe(goal: int, restarts: int) -> None:
+        most = restarts * restart_nodes(task.count)
+        part = Clock(clock.deadline, most if clock.nodes_left is None else min(most, clock.nodes_left - clock.used))
+        ask(task, asker, found, (-(-goal // step) * step, goal), part)
+        clock.used += part.used
+
+    if task.count <= PUSHED:
+        probe(first, 3)
+        if not over():
+            greedy_portfolio(task, asker.core, enough, clock, found)
+    if not over() and not minimise and hope < enough and task.count <= MANY:
+        probe(hope, 4)  # a tight goal is often met sooner than a loose one
+    loose = not minimise and enough > found.bound + found.bound // 500
+    if not over() and PUSHED < task.count <= MANY and not loose:
+        spend(clock, 0.4, lambda part: ask(task, asker, found, (-(-first // step) * step, first), part))
+    return over()
 
 
 def spend(clock: Clock, share: float, work: Callable[[Clock], object]) -> None:
@@ -271,20 +290,19 @@ def question(
         ask(task, exact, found, (capacity, capacity), clock)
 
 
-def greedy_portfolio(task: Problem, core: Core | Twin, enough: int, clock: Clock, best: Found) -> Found:
-    """The best of all orders and two fits, as many as time allows, and of what is known."""
+def greedy_portfolio(task: Problem, core: Core | Twin, enough: int, clock: Clock, found: Found) -> None:
+    """Try all orders and two fits, as many as time allows."""
     bound = lower_bound(task)
     names = ["balanced", *ORDERS] if task.count > MANY else [*ORDERS, "balanced"]
     for name, order in ordered(task, names):
         for tight in (False, True):
-            if best.height <= max(enough, bound) or time.perf_counter() > clock.deadline:
-                return best
+            if found.height <= max(enough, bound) or time.perf_counter() > clock.deadline:
+                return
             left = max(0.05, clock.deadline - time.perf_counter())
-            places = core.greedy(order, tight, left, best.height)
-            if places is not None and height_of(task, places) < best.height:
-                method = f"greedy by {name}" + (", tightest gap" if tight else "")
-                best = Found(places, height_of(task, places), bound, [method])
-    return best
+            places = core.greedy(order, tight, left, found.height)
+            if places is not None and height_of(task, places) < found.height:
+                found.places, found.height = places, height_of(task, places)
+                found.methods.append(f"greedy by {name}" + (", tightest gap" if tight else ""))
 
 
 def ask(task: Problem, asker: Asker, found: Found, capacities: tuple[int, int], clock: Clock) -> int:
