@@ -219,6 +219,8 @@ def solve_part(
         return found
     first = enough if not minimise else max(found.bound, enough)
     if task.count > PUSHED and isinstance(core, Core) and found.height > first >= found.bound:
+        if not many:
+            spend(clock, 0.5, lambda part: outward(task, asker.core, found, first, part, seed))
         whole = many and pairs_of(task) > MANY_PAIRS
         share = 1.0 if whole else 0.9 if many else 0.5
         spend(clock, share, lambda part: push_out(rounded, core, found, first, part))
