@@ -11,12 +11,15 @@ import pytest
 
 from adaflex.cli import main
 from adaflex.errors import TableError
+from adaflex.solver.pairwise import choose as choose_file
+from adaflex.solver.pairwise import core as core_file
 from adaflex.solver.pairwise.bound import ascent, fix
 from adaflex.solver.pairwise.build import network_of
 from adaflex.solver.pairwise.contest import answer
 from adaflex.solver.pairwise.core import Core, library
 from adaflex.solver.pairwise.network import Network, flatten
 from adaflex.solver.pairwise.problem import NEVER, Edge, Node, PairProblem, pair_problem, value_of
+from adaflex.solver.pairwise.program import program_of
 from adaflex.solver.pairwise.reduce import simplify, tighten
 from adaflex.solver.pairwise.twin import Twin
 from adaflex.solver.pairwise.walk import Walk
@@ -83,6 +86,53 @@ def test_answers_equal_brute_force(part: int) -> None:
         if value is not None:
             assert value_of(task, made.choices) == (value, made.most_bytes), seed
     assert 20 <= states.count("optimal") < 40
+
+
+def crowded(seed: int) -> PairProblem:
+    """Six nodes, each next to all others, little room at many times: nothing that reductions could take away."""
+    rng = random.Random(seed)
+    nodes = []
+    for _ in range(6):
+        first = rng.randrange(4)
+        costs, uses = ([rng.randrange(1, 60) for _ in range(4)] for _ in range(2))
+        nodes.append(Node(tuple(costs), tuple(uses), first, first + rng.randint(3, 6)))
+    tables = (tuple(rng.randrange(50) for _ in range(16)) for _ in range(15))
+    edges = tuple(Edge(i, j, next(tables)) for i, j in itertools.combinations(range(6), 2))
+    return PairProblem(f"crowded {seed}", tuple(nodes), edges, rng.randint(60, 110))
+
+
+def test_rows_added_as_they_are_needed_leave_the_answer_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[object] = []
+    add_row = choose_file.Live.add_row
+    monkeypatch.setattr(choose_file, "ROWS", 10)  # one more row at a time
+    monkeypatch.setattr(choose_file.Live, "add_row", lambda live, row: (rows.append(row), add_row(live, row))[1])
+    monkeypatch.setattr(choose_file.Searching, "first", lambda *_: None)
+    monkeypatch.setattr(choose_file.Searching, "turn", lambda *_: None)  # so that the program has the first word
+    monkeypatch.setattr(choose_file, "program_of", lambda rest, _: program_of(rest, np.zeros(0, dtype=np.int64)))
+    for seed in range(12):
+        task = crowded(seed)
+        made, value = answer(task, time_limit_s=20.0, rounds=6), best(task)
+        assert (made.status, made.cost) == (("infeasible", None) if value is None else ("optimal", value)), seed
+    assert rows
+
+
+def test_no_time_gives_no_false_claim() -> None:
+    for seed in range(20):
+        task, value = crowded(seed), best(crowded(seed))
+        made = answer(task, time_limit_s=0.0)
+        assert made.status in ("unknown", "feasible") and made.limit == "time"
+        assert value is None or made.bound is None or made.bound <= value
+        assert made.cost is None or (value is not None and made.cost >= value)
+        few = answer(task, time_limit_s=20.0, rounds=0, solver=False)
+        assert few.status == "optimal" or few.limit == ("" if few.status == "infeasible" else "rounds")
+
+
+def test_without_a_compiler_the_twin_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_file, "library", lambda: None)
+    for seed in range(8):
+        task = crowded(seed)
+        made, value = answer(task, time_limit_s=60.0, rounds=4), best(task)
+        assert (made.status, made.cost) == (("infeasible", None) if value is None else ("optimal", value)), seed
 
 
 def test_without_a_solver_bounds_hold() -> None:
