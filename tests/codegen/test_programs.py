@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import sys
+import functools
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,21 +22,9 @@ from adaflex.passes.menu import Encoded, Machine, family
 from adaflex.passes.sites import Sites, find_sites
 from adaflex.runtime.execute import Executor
 from adaflex.solver.table import Encoding
+from tests.passes.models import zoo
 
-
-def load_models() -> Any:
-    """The zoo of tests/passes/models.py."""
-    if "adaflex_models" not in sys.modules:
-        path = Path(__file__).parents[1] / "passes" / "models.py"
-        spec = importlib.util.spec_from_file_location("adaflex_models", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["adaflex_models"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["adaflex_models"]
-
-
-models = load_models()
+ZOO = zoo()
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 HERE = next(isa for isa, needs in NEEDS.items() if needs <= cpu()[1])
 
@@ -60,6 +46,13 @@ def program_of(
     runs = executor(assemble(capture, weights, sites, Decision(chosen), provide), here)
     runs.poison = 0xFF
     return runs, sites
+
+
+@functools.cache
+def captured(name: str, *, any_size: bool = False) -> tuple[Capture, Weights]:
+    """A model of the zoo through the export door; whoever gets it leaves it as it is."""
+    entry = ZOO[name]
+    return from_export(entry.model(), entry.inputs(), dynamic_shapes=entry.dynamic_shapes() if any_size else None)
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -91,23 +84,20 @@ def assert_lossless(model: nn.Module, inputs: tuple[Any, ...], found: list[torch
         assert distance <= max(2 * own, 8 * eps * best.abs().max() * longest(model) ** 0.5)
 
 
-@pytest.mark.parametrize("name", sorted(models.zoo()))
+@pytest.mark.parametrize("name", sorted(ZOO))
 def test_lossless_models_match_float64(name: str) -> None:
-    entry = models.zoo()[name]
-    model = entry.model().eval()
-    inputs = entry.inputs()
-    capture, weights = from_export(model, inputs)
+    inputs = ZOO[name].inputs()
+    capture, weights = captured(name)
     runs, _ = program_of(capture, weights, "nothing", threads=2)
     runs(*inputs)
     eager = capture.run(weights, inputs)
-    assert_lossless(model, inputs, runs(*inputs), eager)
+    assert_lossless(ZOO[name].model(), inputs, runs(*inputs), eager)
 
 
 @pytest.mark.parametrize("name", ["sentence", "gpt2", "llama"])
 def test_one_program_serves_all_sizes(name: str) -> None:
-    entry = models.zoo()[name]
-    model = entry.model().eval()
-    capture, weights = from_export(model, entry.inputs(), dynamic_shapes=entry.dynamic_shapes())
+    entry = ZOO[name]
+    capture, weights = captured(name, any_size=True)
     runs, _ = program_of(capture, weights, "nothing", threads=2)
     for batch, length in ((1, 2), (1, 9), (2, 5), (3, 17), (7, 4), (8, 33)):
         inputs = entry.inputs(batch, length)
@@ -123,18 +113,15 @@ def test_one_program_serves_all_sizes(name: str) -> None:
 def test_lossy_programs_are_near_on_every_instruction_set(wanted: str, most: float, isa: str) -> None:
     if not NEEDS[isa] <= cpu()[1]:
         pytest.skip(f"this processor has no {isa}")
-    entry = models.zoo()["sentence"]
-    model = entry.model().eval()
-    inputs = entry.inputs()
-    capture, weights = from_export(model, inputs)
+    inputs = ZOO["sentence"].inputs()
+    capture, weights = captured("sentence")
     runs, _ = program_of(capture, weights, wanted, isa=isa)
     assert 0 < relative(runs(*inputs)[0], capture.run(weights, inputs)[0]) < most
 
 
 def test_threads_do_not_change_a_bit_and_calls_repeat() -> None:
-    entry = models.zoo()["sentence"]
-    model = entry.model().eval()
-    capture, weights = from_export(model, entry.inputs(), dynamic_shapes=entry.dynamic_shapes())
+    entry = ZOO["sentence"]
+    capture, weights = captured("sentence", any_size=True)
     one, _ = program_of(capture, weights, "w8a8", threads=1)
     two, _ = program_of(capture, weights, "w8a8", threads=2)
     for batch, length in ((1, 16), (2, 24), (16, 8)):
@@ -145,8 +132,8 @@ def test_threads_do_not_change_a_bit_and_calls_repeat() -> None:
 
 
 def test_outputs_are_fresh_tensors() -> None:
-    entry = models.zoo()["mlp"]
-    capture, weights = from_export(entry.model().eval(), entry.inputs())
+    entry = ZOO["mlp"]
+    capture, weights = captured("mlp")
     runs, _ = program_of(capture, weights, "nothing")
     first = runs(*entry.inputs())[0]
     kept = first.clone()
@@ -176,9 +163,9 @@ def test_layer_names_never_reach_generated_text() -> None:
 def test_wrong_shape_or_dtype_is_refused() -> None:
     from adaflex.errors import OptionError
 
-    entry = models.zoo()["mlp"]
+    entry = ZOO["mlp"]
     inputs = entry.inputs()
-    capture, weights = from_export(entry.model().eval(), inputs)
+    capture, weights = captured("mlp")
     runs, _ = program_of(capture, weights, "nothing")
     runs(*inputs)
     with pytest.raises(OptionError, match="shape"):
@@ -192,9 +179,9 @@ def test_wrong_shape_or_dtype_is_refused() -> None:
 def test_an_index_outside_its_table_is_refused() -> None:
     from adaflex.errors import OptionError
 
-    entry = models.zoo()["sentence"]
+    entry = ZOO["sentence"]
     ids, mask = entry.inputs()
-    capture, weights = from_export(entry.model().eval(), (ids, mask))
+    capture, weights = captured("sentence")
     runs, _ = program_of(capture, weights, "embed8", threads=2)
     good = runs(ids, mask)[0]
     bad = ids.clone()
@@ -207,8 +194,8 @@ def test_an_index_outside_its_table_is_refused() -> None:
 def test_calls_may_run_at_the_same_time() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    entry = models.zoo()["sentence"]
-    capture, weights = from_export(entry.model().eval(), entry.inputs())
+    entry = ZOO["sentence"]
+    capture, weights = captured("sentence")
     runs, _ = program_of(capture, weights, "w8a8", threads=2)
     runs._turns = threading.Semaphore(3)
     calls = [entry.inputs(seed=seed) for seed in range(6)]
