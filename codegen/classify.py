@@ -179,10 +179,11 @@ def _serves_norm(node: fx.Node, name: str) -> bool:
     x = node.args[0]
     assert isinstance(x, fx.Node)
     value = tensor(x)
-    if value is None or value.dtype not in FLOATS or value.dim() < 1:
+    out = tensor(node)
+    if value is None or out is None or value.dtype not in FLOATS or out.dtype != value.dtype or value.dim() < 1:
         return False
     if name == "softmax":
-        return node.args[1] in (-1, value.dim() - 1) and _argument(node, 2, "dtype") in (None, value.dtype)
+        return node.args[1] in (-1, value.dim() - 1)
     if name == "linalg_vector_norm":
         order, axes = _argument(node, 1, "ord", 2), _argument(node, 2, "dim")
         return order in (1, 2) and list(axes or []) in ([-1], [value.dim() - 1]) and bool(_argument(node, 3, "keepdim"))
@@ -207,7 +208,7 @@ def _sum_kind(node: fx.Node) -> str:
 
 
 def _serves_pointwise(node: fx.Node, name: str, out: torch.Tensor) -> bool:
-    if out.dtype not in (*FLOATS, torch.bool) or set(node.kwargs) & {"rounding_mode", "out"}:
+    if out.dtype not in (*FLOATS, torch.bool) or set(node.kwargs) & {"rounding_mode", "decimals", "out"}:
         return False
     inputs = [tensor(a) for a in node.all_input_nodes]
     if any(t is None or t.dtype not in LOADABLE for t in inputs):

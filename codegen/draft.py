@@ -71,6 +71,7 @@ class Draft:
     reads: tuple[tuple[Read, ...], ...]
     ranges: tuple[tuple[int, int], ...]
     hints: tuple[int, ...]
+    guards: tuple[tuple[str, Size, Size], ...] = ()
 
 
 def packed_form(encoding: Encoding) -> str:

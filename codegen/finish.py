@@ -78,6 +78,7 @@ def place(draft: Draft, names: Mapping[str, str]) -> tuple[Program, int]:
         ranges=draft.ranges,
         hints=draft.hints,
         blocks=blocks,
+        guards=draft.guards,
     )
     return program, offset + TAIL_BYTES
 

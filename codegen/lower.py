@@ -89,6 +89,7 @@ class Lowering:
             reads=tuple(self.reads),
             ranges=tuple((symbol.low or 0, symbol.high or 0) for symbol in symbols),
             hints=tuple(symbol.hint or 0 for symbol in symbols),
+            guards=self.capture.guards,
         )
 
     # ---- what is asked of each base ----

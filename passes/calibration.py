@@ -7,6 +7,7 @@ and those held out for ranking plans.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor
 
 from adaflex.errors import CalibrationError
-from adaflex.passes.capture import Capture, Input
+from adaflex.passes.capture import Capture, Input, broken, symbols_in
+
+log = logging.getLogger("adaflex")
 
 HELD_OUT_FROM = 4  # samples: from here on the last quarter is held out
 MERGED_ROWS = 32  # at most this many samples run as one call
@@ -177,6 +180,7 @@ def samples(capture: Capture, data: Calibration, *, whole: bool = False, paramet
     """
     batches = data.batches
     bound = [_beside(capture, bind(capture, batch, i, parameters), data.state) for i, batch in enumerate(batches)]
+    batches, bound = _held_for(capture, batches, bound)
     by_rows = _counts_rows(capture)
     mask = _mask(capture, bound)
     if whole or not by_rows:
@@ -187,6 +191,26 @@ def samples(capture: Capture, data: Calibration, *, whole: bool = False, paramet
     held = total // 4 if total >= HELD_OUT_FROM else 0
     fit, kept = _split(bound, total - held)
     return Samples(tuple(_merged(fit)), tuple(_merged(kept)), (), True, mask)
+
+
+def _held_for(
+    capture: Capture, batches: tuple[Batch, ...], bound: list[Inputs]
+) -> tuple[tuple[Batch, ...], list[Inputs]]:
+    """The calls whose sizes the graph holds for; CalibrationError where there is none."""
+    kept = [index for index, inputs in enumerate(bound) if broken(capture, inputs) is None]
+    if not kept:
+        word, left, right = broken(capture, bound[0]) or ("", 0, 0)
+        raise CalibrationError(
+            f"the model goes another way for the sizes of every calibration call (it asks for {left} {word} {right}); "
+            "give an example and calibration of like sizes"
+        )
+    if len(kept) < len(bound):
+        log.warning(
+            "%d of %d calibration calls are left out: the model goes another way for their sizes than for the example",
+            len(bound) - len(kept),
+            len(bound),
+        )
+    return tuple(batches[index] for index in kept), [bound[index] for index in kept]
 
 
 def bind(capture: Capture, batch: Batch, index: int = 0, parameters: Sequence[str] = ()) -> Inputs:
@@ -252,10 +276,11 @@ def _checked(value: Any, wanted: Input, index: int) -> Any:
 
 
 def _counts_rows(capture: Capture) -> bool:
-    """Whether one symbol is dimension 0 of every tensor input and every computed output."""
+    """Whether one symbol is dimension 0 of every tensor input and every computed output, and of no consequence else."""
     first = {each.shape[0] if each.shape else None for each in capture.inputs if each.dtype is not None}
     first |= {each.shape[0] if each.shape else None for each in capture.outputs if each.kind == "fresh"}
-    return len(first) == 1 and isinstance(next(iter(first)), str) and not capture.mutations
+    asked = {name for _, *sides in capture.guards for side in sides for name in symbols_in(side)}
+    return len(first) == 1 and isinstance(next(iter(first)), str) and not capture.mutations and not first & asked
 
 
 def _mask(capture: Capture, calls: Sequence[Inputs]) -> int | None:

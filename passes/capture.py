@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from adaflex.passes.sizes import OPERATORS, Size, evaluate, size_of, symbols_in
+from adaflex.passes.sizes import OPERATORS, RELATIONS, Guard, Size, evaluate, size_of, symbols_in
 
 __all__ = [
     "OPERATORS",
@@ -28,6 +28,7 @@ __all__ = [
     "Size",
     "Symbol",
     "Weights",
+    "broken",
     "draws",
     "evaluate",
     "loosen",
@@ -141,6 +142,7 @@ class Capture:
     symbol_names: Mapping[str, str] = field(default_factory=dict)  # torch's symbol -> ours
     positional: tuple[str, ...] = ()  # names of a call's positional arguments; a last "*name" takes the rest
     fixed: tuple[Fixed, ...] = ()  # plain values among the arguments (export door)
+    guards: tuple[Guard, ...] = ()  # what sizes must satisfy for the graph to hold (export door)
 
     def bind(self, tensors: Sequence[Tensor]) -> Weights:
         """The graph's constants for one set of the model's own tensors (aligned with ``sources``): folds are run.
@@ -193,6 +195,15 @@ def draws(node: fx.Node) -> bool:
     if "dropout_p" in given:
         return bool(given["dropout_p"])
     return given.get("train", given.get("training", True)) is not False
+
+
+def broken(capture: Capture, inputs: Sequence[Any]) -> Guard | None:
+    """The first guard that these inputs' sizes break."""
+    values = capture.bind_symbols(inputs) if capture.guards else {}
+    for word, left, right in capture.guards:
+        if not RELATIONS[word](evaluate(left, values), evaluate(right, values)):
+            return word, left, right
+    return None
 
 
 def loosen(graph: fx.Graph) -> fx.Graph:

@@ -50,8 +50,9 @@ def capture_dynamo(
     placeholders = [node for node in traced.graph.graph.nodes if node.op == "placeholder"]
     if len(placeholders) != len(example_inputs):
         raise CaptureError(
-            f"the traced graph has {len(placeholders)} inputs and the model {len(example_inputs)}: "
-            "tensor subclasses are not supported, compile with plain tensors"
+            f"the traced graph has {len(placeholders)} inputs and the model {len(example_inputs)}: tensor subclasses, "
+            "inputs that share memory and are written to, and functions that check their result (torch.linalg.solve) "
+            "are not supported; compile the modules around them"
         )
     fixed = set(traced.static) - set(traced.mutated)
     names = {} if root is None else qualified_names(root)

@@ -21,6 +21,7 @@ from adaflex.errors import CaptureError
 from adaflex.passes.arguments import place_of, positional_names
 from adaflex.passes.assemble import Argument, Traced, assemble, storage_key
 from adaflex.passes.capture import Capture, Fixed, Weights
+from adaflex.passes.sizes import Guard, guard_of, symbols_in
 from adaflex.passes.torch_compat import leaf_paths
 
 
@@ -59,7 +60,20 @@ def sources_from_export(
         Traced(graph, arguments, mutations, "export", type(model).__name__, spec, order, ranges)
     )
     fixed = _fixed(program, model, given, named)
-    return replace(capture, positional=positional_names(model), fixed=fixed), tensors
+    guards = _guards(graph, capture.symbol_names)
+    return replace(capture, positional=positional_names(model), fixed=fixed, guards=guards), tensors
+
+
+def _guards(graph: fx.Graph, names: Mapping[str, str]) -> tuple[Guard, ...]:
+    """What tracing took for granted of the sizes that may vary: where the model asks for them, it went one way."""
+    values = [node.meta.get("val") for node in graph.nodes if node.op == "placeholder"]
+    sizes: list[Any] = [size for value in values if isinstance(value, Tensor) for size in value.shape]
+    found = next((size.node.shape_env for size in sizes if isinstance(size, torch.SymInt)), None)
+    if found is None:
+        return ()
+    known = [guard_of(guard.expr.xreplace(found.replacements), names) for guard in found.guards]
+    mine = set(names.values())
+    return tuple(dict.fromkeys(each for each in known if each and symbols_in(each[1]) | symbols_in(each[2]) <= mine))
 
 
 def any_sizes(args: Sequence[Any], kwargs: Mapping[str, Any] | None, model: nn.Module) -> dict[str, Any]:
@@ -243,4 +257,8 @@ def _mutations(program: ExportedProgram) -> dict[int, str]:
             found[index] = by_buffer[str(spec.target)]
         elif spec.kind == OutputKind.USER_INPUT_MUTATION:
             found[index] = str(spec.target)
+        elif spec.kind == OutputKind.PARAMETER_MUTATION:
+            raise CaptureError(
+                f"the model writes to its weight '{spec.target}' when called; keep such values in buffers"
+            )
     return found

@@ -101,17 +101,16 @@ def score(
     run.score_blocks()
     stored = run.remembered("bf16", lambda: joint_loss(encoder, judges[0], encoder.encoded(bf16_plan(sites))))
     cast = run.remembered("cast to bf16", lambda: cast_loss(capture, weights, judges[0]))
-    bf16 = max(stored if math.isfinite(stored) else 0.0, cast)
+    bf16 = max((each for each in (stored, cast) if math.isfinite(each)), default=0.0)  # what overflows says nothing
     run.notes += encoder.notes
     return Scores(run.loss, run.source, run.skips, bf16, judges[0].kind, tuple(run.notes), encoder, held, judges[0])
 
 
 def cast_loss(capture: Capture, weights: Weights, judge: Judge) -> float:
-    """The loss of the model cast to bf16, weights and activations; 0 where it cannot run so, or overflows."""
+    """The loss of the model cast to bf16, weights and activations; 0 where it cannot run so."""
     cast = narrow(weights)
     try:
-        found = judge(lambda call: capture.run_by(Narrow, cast, narrow(judge.calls[call])))
-        return found if math.isfinite(found) else 0.0
+        return judge(lambda call: capture.run_by(Narrow, cast, narrow(judge.calls[call])))
     except RuntimeError as fault:
         log.info("the model does not run in bf16 (%s)", str(fault).splitlines()[0])
         return 0.0

@@ -5,6 +5,7 @@ In: nodes with fake tensors in ``meta["val"]``. Out: ``Size`` values: an int, a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from typing import Any, TypeAlias
@@ -24,6 +25,42 @@ OPERATORS: Mapping[str, Callable[[int, int], int]] = {
     "min": min,
     "max": max,
 }
+
+
+Guard: TypeAlias = tuple[str, Size, Size]
+"""What the sizes of a call must satisfy: ``("<=", "s1", 8)``, with "==", "!=", "<=" or "<" between two sizes."""
+
+RELATIONS: Mapping[str, Callable[[int, int], bool]] = {
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<=": lambda a, b: a <= b,
+    "<": lambda a, b: a < b,
+}
+_RELATIONS = {
+    "Equality": ("==", False),
+    "Unequality": ("!=", False),
+    "LessThan": ("<=", False),
+    "StrictLessThan": ("<", False),
+    "GreaterThan": ("<=", True),
+    "StrictGreaterThan": ("<", True),
+}
+
+
+def guard_of(expression: Any, names: Mapping[str, str]) -> Guard | None:
+    """A sympy relation as a Guard; None where it is another expression, or only tells a size of 0 or 1 apart.
+
+    Tracing takes sizes for neither 0 nor 1 throughout, and the graph nevertheless serves those wherever it can.
+    """
+    if type(expression).__name__ not in _RELATIONS:
+        return None
+    word, turned = _RELATIONS[type(expression).__name__]
+    try:
+        left, right = (_from_expression(each, names) for each in expression.args)
+    except ValueError:
+        return None
+    if word == "!=" and {left, right} & {0, 1}:
+        return None
+    return (word, right, left) if turned else (word, left, right)
 
 
 def evaluate(size: Size, values: Mapping[str, int]) -> int:
@@ -51,8 +88,29 @@ def size_of(value: object, names: Mapping[str, str] | None = None) -> Size:
     if isinstance(value, int):
         return int(value)
     if isinstance(value, torch.SymInt):
-        return _from_expression(value.node.expr, names or {})
+        size = _from_expression(value.node.expr, names or {})
+        low, high = _bounds(size)
+        return int(low) if low == high else size  # 1 - max(0, 1 - s0) is 1: a size that is spread, not walked
     raise ValueError(f"a size must be an int or a SymInt, not {type(value).__name__}")
+
+
+def _bounds(size: Size) -> tuple[float, float]:
+    """The least and the greatest value, for symbols of at least 1."""
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, str):
+        return 1, math.inf
+    operator, *parts = size
+    found = [_bounds(part) for part in parts]
+    if operator in ("+", "min", "max"):
+        join: Any = sum if operator == "+" else min if operator == "min" else max
+        return join(low for low, _ in found), join(high for _, high in found)
+    return reduce(_product, found) if operator == "*" else (-math.inf, math.inf)
+
+
+def _product(left: tuple[float, float], right: tuple[float, float]) -> tuple[float, float]:
+    corners = [0.0 if 0 in (a, b) else a * b for a in left for b in right]
+    return min(corners), max(corners)
 
 
 _NAMES = {

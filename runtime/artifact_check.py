@@ -320,6 +320,7 @@ def _symbols_used(program: Program) -> set[str]:
 def _sizes(program: Program) -> Iterator[Size]:
     for slot in program.slots:
         yield from (slot.rows, slot.columns, slot.row_bytes, *slot.shape)
+    yield from (size for _, *sides in program.guards for size in sides)
     for step in program.steps:
         if isinstance(step, RowStep | GemmStep):
             yield from _region_sizes(step.region)

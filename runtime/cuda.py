@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from adaflex.errors import OptionError
 from adaflex.runtime.bounds import check_bounds
-from adaflex.runtime.inputs import check_inputs, sizes_of
+from adaflex.runtime.inputs import check_guards, check_inputs, sizes_of
 from adaflex.runtime.layout import Layout, plan_layout, touched
 from adaflex.runtime.library import DTYPES, LibraryCall, prepare
 from adaflex.runtime.program import Argument, AttentionStep, LibraryStep, Loop, Operand, Phase, Program, Segment
@@ -131,6 +131,7 @@ class CudaExecutor:
         key = tuple(values.values())
         with self._lock:
             if key not in self._shapes:
+                check_guards(self.program, values)
                 check_bounds(self._given, values)
                 self._check(values, inputs)
                 self._shapes[key] = self._plan(values)

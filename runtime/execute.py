@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adaflex.errors import BudgetError, OptionError, StreamError
 from adaflex.runtime.bounds import check_bounds
-from adaflex.runtime.inputs import check_inputs, sizes_of
+from adaflex.runtime.inputs import check_guards, check_inputs, sizes_of
 from adaflex.runtime.kernels import Kernels, Prepared
 from adaflex.runtime.layout import Layout, plan_layout, touched
 from adaflex.runtime.library import DTYPES, LibraryCall, prepare
@@ -154,6 +154,7 @@ class Executor:
 
     def _prepare(self, inputs: Sequence[Any]) -> _Shape:
         values = sizes_of(self.program, inputs)
+        check_guards(self.program, values)
         check_bounds(self.program, values)
         check_inputs(self.program, values, inputs)
         scratch = self.kernels.scratch_bytes(tuple(values.values()))

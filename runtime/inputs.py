@@ -13,7 +13,7 @@ from torch import Tensor
 from adaflex.errors import OptionError
 from adaflex.runtime.library import DTYPES
 from adaflex.runtime.program import Program
-from adaflex.runtime.region import evaluate
+from adaflex.runtime.region import RELATIONS, Size, evaluate
 
 
 def sizes_of(program: Program, inputs: Sequence[Any]) -> dict[str, int]:
@@ -46,3 +46,28 @@ def check_inputs(program: Program, values: Mapping[str, int], inputs: Sequence[A
         dtype = DTYPES[program.slots[slot].form]
         if given.dtype != dtype:
             raise OptionError(f"input '{name}' is {given.dtype}; this program takes {dtype}")
+
+
+def check_guards(program: Program, values: Mapping[str, int]) -> None:
+    """``OptionError`` for sizes at which the model goes another way than the one that was captured."""
+    for word, left, right in program.guards:
+        try:
+            here = evaluate(left, values), evaluate(right, values)
+        except ZeroDivisionError:
+            here = 0, 0
+        if not RELATIONS[word](*here):
+            raise OptionError(
+                f"this program holds for {_named(program, left)} {word} {_named(program, right)}; this call has "
+                f"{here[0]} and {here[1]}, where the model goes another way: compile it with an example of such sizes"
+            )
+
+
+def _named(program: Program, size: Size) -> str:
+    """A size in the words of the call: "x.shape[1]"."""
+    if isinstance(size, int):
+        return str(size)
+    if isinstance(size, str):
+        index, axis = program.sources[program.symbols.index(size)]
+        return program.input_names[index] + (f".shape[{axis}]" if axis >= 0 else "")
+    operator = f" {size[0]} " if not size[0].isalpha() else f" {size[0]} of "
+    return f"({operator.join(_named(program, part) for part in size[1:])})"

@@ -206,3 +206,4 @@ class Program:
     output_spec: str = ""  # how the outputs nest (torch's pytree description as JSON)
     notes: tuple[tuple[str, str], ...] = ()
     blocks: tuple[Prefetch, ...] = ()  # the tier schedule; () where nothing is streamed
+    guards: tuple[tuple[str, Size, Size], ...] = ()  # what sizes must satisfy: ("<=", "s1", 8); see RELATIONS

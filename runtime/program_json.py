@@ -37,6 +37,7 @@ from adaflex.runtime.region import (
     OPERATORS,
     PANELS,
     REDUCE,
+    RELATIONS,
     TERNARY,
     UNARY,
     Load,
@@ -356,6 +357,13 @@ def entry(value: Any, where: str) -> Any:
     return SEGMENT(value, where) if type(value) is dict else _index(value, where)
 
 
+def guard(value: Any, where: str) -> Any:
+    """Reads a relation between two sizes."""
+    if type(value) is not list or len(value) != 3:
+        raise fault(where, value, "a relation and two sizes")
+    return one_of(RELATIONS)(value[0], where), size(value[1], where), size(value[2], where)
+
+
 PROGRAM = record(
     Program,
     {
@@ -373,6 +381,7 @@ PROGRAM = record(
         "output_spec": text,
         "notes": many(pair(text, text), 4096),
         "blocks": many(PREFETCH, 4096),
+        "guards": many(guard, 4096),
     },
 )
 

@@ -97,6 +97,14 @@ def evaluate(size: Size, symbols: Mapping[str, int]) -> int:
     return reduce(OPERATORS[size[0]], (evaluate(part, symbols) for part in size[1:]))
 
 
+RELATIONS: Mapping[str, Callable[[int, int], bool]] = {
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<=": lambda a, b: a <= b,
+    "<": lambda a, b: a < b,
+}
+
+
 def times(left: Size, right: Size) -> Size:
     """left * right, folded where both are known."""
     if isinstance(left, int) and isinstance(right, int):

@@ -409,3 +409,20 @@ def test_sizes_among_the_outputs_are_expressions() -> None:
     values = capture.bind_symbols((other,))
     assert [evaluate(each.value, values) for each in capture.outputs[1:]] == [4, 17]
     assert capture.run(weights, (other,))[1:] == [4, 17]
+
+
+class Rescaled(nn.Module):
+    """Halves its own weight at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.linear.weight.div_(2)
+        return self.linear(x)
+
+
+def test_a_model_that_writes_to_its_weights_is_refused() -> None:
+    with pytest.raises(CaptureError, match=r"writes to its weight 'linear\.weight'"):
+        from_export(Rescaled().requires_grad_(False), (torch.ones(2, 4),))

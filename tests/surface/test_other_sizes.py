@@ -1,5 +1,8 @@
 """Graphs of other sizes than the first: sizes written in other ways, and weights that another graph folds otherwise."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -57,3 +60,65 @@ def test_weights_that_fold_otherwise_at_another_batch_are_told_apart(axes: tuple
             x = torch.randn(batch, 16, 32)
             error = (planned(x) - model(x)).norm() / model(x).norm()
             assert error < (1e-5 if not axes else 0.03), batch
+
+
+class Asks(nn.Module):
+    """Goes another way for other sizes."""
+
+    def __init__(self, way: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        return y if self.way(x) else -y
+
+
+WAYS: dict[str, tuple[Callable[[Tensor], bool], tuple[int, int]]] = {
+    "a longest length": (lambda x: x.shape[1] <= 8, (3, 9)),
+    "a shortest length": (lambda x: x.shape[1] > 4, (3, 4)),
+    "even lengths": (lambda x: x.shape[1] % 2 == 0, (3, 7)),
+    "two sizes together": (lambda x: x.shape[0] + x.shape[1] < 12, (6, 6)),
+    "two sizes that differ": (lambda x: x.shape[0] != x.shape[1], (6, 6)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sizes_at_which_the_model_goes_another_way_are_refused(way: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    asks, other = WAYS[way]
+    model = Asks(asks).eval().requires_grad_(False)
+    calls = [(torch.randn(3, 6, 16),) for _ in range(4)] + [(torch.randn(*other, 16),)]
+    program = adaflex.compile(model, calls[0], calibration=calls, axes=())
+    program.save(tmp_path / "asks.adaflex")
+    for run in (program, adaflex.load(tmp_path / "asks.adaflex")):
+        for shape in ((3, 6, 16), (2, 8, 16), (1, 6, 16)):
+            x = torch.randn(shape)
+            torch.testing.assert_close(run(x), model(x))
+        with pytest.raises(AdaflexError, match=r"x\.shape\[1\].*goes another way: compile it with an example"):
+            run(torch.randn(*other, 16))
+
+
+class Biased(nn.Module):
+    """A table of 16 columns, one row, cut to the length from its end and added to every query's scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.register_buffer("table", torch.randn(2, 1, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.linear(x).view(*x.shape[:2], 2, 4).transpose(1, 2)
+        scores = h @ h.transpose(-1, -2)
+        table = self.table[:, max(0, self.table.shape[1] - x.shape[1]) :, max(0, self.table.shape[2] - x.shape[1]) :]
+        return (scores + table).softmax(-1)
+
+
+def test_a_size_that_is_always_one_is_spread() -> None:
+    torch.manual_seed(0)
+    model = Biased().eval().requires_grad_(False)
+    program = adaflex.compile(model, torch.randn(2, 6, 8), axes=())
+    for shape in ((2, 6, 8), (3, 9, 8), (1, 2, 8)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(program(x), model(x))

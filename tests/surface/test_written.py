@@ -32,6 +32,19 @@ def turned(linear: nn.Module, x: Tensor) -> Tensor:
     return torch.view_as_real(pairs * angles * 1j).flatten(-2) + torch.fft.fft2(x).conj().real
 
 
+def rounded(linear: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    """Whole tenths, and a sum of squares in double precision."""
+    y = linear(x)
+    return torch.round(x, decimals=1), torch.linalg.vector_norm(y, dim=-1, keepdim=True, dtype=torch.float64)
+
+
+def causal(linear: nn.Module, x: Tensor) -> Tensor:
+    """The first queries of every call, over all keys; then the last ones."""
+    q, k = (each.view(*x.shape[:2], 2, 8).transpose(1, 2) for each in (linear(x), x))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(q[:, :, :3], k, k, is_causal=True) + attend(q[:, :, -3:], k, k + 1)
+
+
 def additive(batch: int, length: int) -> Tensor:
     mask = torch.zeros(batch, length)
     mask[-1, max(1, length - 2) :] = -torch.inf
@@ -51,6 +64,8 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[int, int], tuple[Tensor, ..
     "complex numbers": (turned, rows),
     "complex output": (lambda f, x: f(x).mul(0.1).exp() * torch.exp(1j * x), rows),
     "scores that are -inf where masked": (lambda f, x, mask: f(x) + mask[..., None], masked),
+    "rounding to decimals, norms in another dtype": (rounded, rows),
+    "causal over more keys than queries": (causal, rows),
     "indices alone": (lambda f, x: f(x).argmax(-1), rows),
 }
 
