@@ -213,7 +213,8 @@ def whole_ops(graph: fx.Graph) -> int:
             replace(node, target, (x, weight, bias, stride, padding, dilation, groups))
         elif is_op(node, aten.pad.default) and arg(node, 2, "mode", "constant") == "constant":
             fill = arg(node, 3, "value")
-            replace(node, aten.constant_pad_nd.default, (*node.args[:2], 0 if fill is None else fill))
+            node.target, node.kwargs = aten.constant_pad_nd.default, {}  # in place: fakes refuse symbolic paddings
+            node.args = (*node.args[:2], 0 if fill is None else fill)
         elif is_op(node, aten.layer_norm.default) and len(node.args) > 5:
             node.args = node.args[:5]
         elif is_op(node, aten.embedding.default) and len(node.args) > 2:
