@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 
 from adaflex import gpu, machine
 from adaflex.adopting import UNPACKED, Decided, adopt, site_digests
@@ -187,14 +188,53 @@ class Planning:
         self._executor, self.decided = executor, decided
         self._places = [k for k, output in enumerate(capture.outputs) if output.dtype is not None]
         self._values = [output.value for output in capture.outputs]
+        self._orders = orders_of(capture)
         self.plan, self.table, self.verdict = source.plan, source.table, source.verdict
         self.report = text_report(source) if isinstance(source, Planned) else source.report
 
     def __call__(self, *inputs: Any) -> Sequence[Any]:
         outputs = list(self._values)
         for place, value in zip(self._places, self._executor(*inputs), strict=True):
-            outputs[place] = value
+            order = self._orders[place]
+            outputs[place] = value if order is None else laid_out(value, order)
         return outputs
+
+
+def orders_of(capture: Capture) -> list[tuple[int, ...] | None]:
+    """For each computed output that torch would not give row by row, its axes from the longest stride to the shortest.
+
+    What a caller may do without a copy (``view``) depends on it.
+    """
+    (made,) = next(node for node in reversed(capture.graph.graph.nodes) if node.op == "output").args
+    assert isinstance(made, list | tuple)
+    return [
+        _order(node.meta["val"]) if output.kind == "fresh" and isinstance(node, fx.Node) else None
+        for output, node in zip(capture.outputs, made, strict=True)
+    ]
+
+
+def _order(value: Any) -> tuple[int, ...] | None:
+    """None for a tensor that lies row by row, or with gaps."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return None
+    sizes, strides = ([_hint(each) for each in given] for given in (value.shape, value.stride()))
+    order = tuple(sorted(range(len(sizes)), key=lambda axis: -strides[axis]))
+    step = 1
+    for axis in reversed(order):
+        if sizes[axis] != 1 and strides[axis] != step:
+            return None
+        step *= sizes[axis]
+    return None if order == tuple(range(len(order))) else order
+
+
+def _hint(size: Any) -> int:
+    """A size's value in the call that was traced; 0 where it was not known then."""
+    return int(size.node.hint or 0) if isinstance(size, torch.SymInt) else int(size)
+
+
+def laid_out(value: Tensor, order: tuple[int, ...]) -> Tensor:
+    """The same tensor with its axes in this order in memory."""
+    return value.permute(order).contiguous().permute([order.index(axis) for axis in range(len(order))])
 
 
 def plan_capture(capture: Capture, weights: Weights, call: Call, options: Options) -> Planning:

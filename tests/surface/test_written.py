@@ -224,3 +224,29 @@ def test_a_loss_of_ones_own_is_measured_on_calls_held_out_too() -> None:
     calls = [(torch.randn(4, 16),) for _ in range(4)]
     program = adaflex.compile(linear(), calls[0], calibration=calls, loss_fn=loss, loss=0.1)
     assert program.verdict is not None and program.verdict.held and len(seen) == 4
+
+
+class Turned(nn.Module):
+    """Its first half gives rows as columns, which the second half views as rows again, where torch allows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3, padding=1)
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.convolution(x).relu()
+        z = self.linear(y.flatten(2).transpose(1, 2)).transpose(1, 2)
+        return y, z
+
+
+def test_outputs_lie_in_memory_as_torch_lays_them() -> None:
+    torch.manual_seed(0)
+    model = Turned().to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    found = torch.compile(model, backend="adaflex", fullgraph=True, options={"axes": ()})
+    with torch.no_grad():
+        for batch in (2, 3):
+            x = torch.randn(batch, 3, 8, 6).contiguous(memory_format=torch.channels_last)
+            for got, wanted in zip(found(x), model(x), strict=True):
+                torch.testing.assert_close(got, wanted)
+                assert got.stride() == wanted.stride()
