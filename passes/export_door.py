@@ -21,8 +21,11 @@ from adaflex.errors import CaptureError
 from adaflex.passes.arguments import place_of, positional_names
 from adaflex.passes.assemble import Argument, Traced, assemble, storage_key
 from adaflex.passes.capture import Capture, Fixed, Weights
-from adaflex.passes.sizes import Guard, guard_of, symbols_in
+from adaflex.passes.sizes import Guard, guard_of, size_of, symbols_in
 from adaflex.passes.torch_compat import leaf_paths
+
+aten = torch.ops.aten
+SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 
 
 def from_export(
@@ -56,12 +59,26 @@ def sources_from_export(
     order += [name for name, each in arguments.items() if each.role == "state"]
     spec = program.call_spec.out_spec
     ranges = {str(symbol): bounds for symbol, bounds in program.range_constraints.items()}
+    dropped = _dropped(graph)
     capture, tensors = assemble(
         Traced(graph, arguments, mutations, "export", type(model).__name__, spec, order, ranges)
     )
     fixed = _fixed(program, model, given, named)
     guards = _guards(graph, capture.symbol_names)
+    guards += tuple(("!=", size_of(size, capture.symbol_names), 1) for size in dropped)
     return replace(capture, positional=positional_names(model), fixed=fixed, guards=guards), tensors
+
+
+def _dropped(graph: fx.Graph) -> list[Any]:
+    """Sizes that vary and that a ``squeeze`` would drop at 1."""
+    found: list[Any] = []
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target in SQUEEZES:
+            shape = node.args[0].meta["val"].shape
+            axes = node.args[1] if len(node.args) > 1 else range(len(shape))
+            axes = [axes] if isinstance(axes, int) else axes
+            found += [shape[axis] for axis in axes if isinstance(shape[axis], torch.SymInt)]
+    return found
 
 
 def _guards(graph: fx.Graph, names: Mapping[str, str]) -> tuple[Guard, ...]:

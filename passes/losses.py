@@ -131,7 +131,7 @@ def _check(originals: Sequence[Sequence[Tensor]]) -> None:
     values = torch.cat([each[each.isfinite()][:4096].float() for each in plain])
     if not len(values):
         raise CalibrationError("the model's output on calibration data is NaN or Inf; clean the data or the model")
-    if bool((values == values[0]).all()):
+    if bool((values == values[0]).all()) and (len(values) > 1 or values[0] == 0):
         raise CalibrationError(
             f"the model's output on calibration data is {float(values[0]):g} everywhere; give data it answers to"
         )

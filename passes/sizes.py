@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 import torch
 
+from adaflex.errors import CaptureError
+
 Size: TypeAlias = "int | str | tuple[Any, ...]"
 """``7``; ``"s0"``; ``("+", a, b, ...)``, ``("*", a, b, ...)``, ``("//", a, b)``, ``("%", a, b)``, ``("min", ...)``,
 ``("max", ...)``, ``("cdiv", a, b)``: nested, JSON-ready (lists are read as tuples), evaluated over integers."""
@@ -29,6 +31,11 @@ OPERATORS: Mapping[str, Callable[[int, int], int]] = {
 
 Guard: TypeAlias = tuple[str, Size, Size]
 """What the sizes of a call must satisfy: ``("<=", "s1", 8)``, with "==", "!=", "<=" or "<" between two sizes."""
+
+
+class SizeError(CaptureError, ValueError):
+    """A size that no Size describes."""
+
 
 RELATIONS: Mapping[str, Callable[[int, int], bool]] = {
     "==": lambda a, b: a == b,
@@ -84,14 +91,14 @@ def symbols_in(size: Size) -> set[str]:
 
 
 def size_of(value: object, names: Mapping[str, str] | None = None) -> Size:
-    """An int or ``torch.SymInt`` as a Size; ``names`` renames torch's symbols. ValueError for unknown operators."""
+    """An int or ``torch.SymInt`` as a Size; ``names`` renames torch's symbols. SizeError for unknown operators."""
     if isinstance(value, int):
         return int(value)
     if isinstance(value, torch.SymInt):
         size = _from_expression(value.node.expr, names or {})
         low, high = _bounds(size)
         return int(low) if low == high else size  # 1 - max(0, 1 - s0) is 1: a size that is spread, not walked
-    raise ValueError(f"a size must be an int or a SymInt, not {type(value).__name__}")
+    raise SizeError(f"a size must be an int or a SymInt, not {type(value).__name__}: make that size static")
 
 
 def _bounds(size: Size) -> tuple[float, float]:
@@ -127,6 +134,21 @@ _NAMES = {
 }
 
 
+def _scaled(expression: Any, names: Mapping[str, str]) -> Size | None:
+    """A size times a float that few bits hold, so that no product of theirs is rounded: s0 * 1.5 is 3 s0 // 2."""
+    if type(expression).__name__ == "ToFloat":
+        return _from_expression(expression.args[0], names)
+    inner = [each for each in expression.args if type(each).__name__ == "ToFloat"]
+    plain = [each for each in expression.args if each.is_number]
+    if type(expression).__name__ != "Mul" or len(inner) != 1 or len(plain) != 1:
+        return None
+    above, below = float(plain[0]).as_integer_ratio()
+    if not (0 < above <= 1 << 20 and below <= 1 << 10):
+        return None
+    product: Size = ("*", above, _from_expression(inner[0].args[0], names))
+    return product if below == 1 else ("//", product, below)
+
+
 def _from_expression(expression: Any, names: Mapping[str, str]) -> Size:
     """A sympy expression as a Size, by the name of its class, so that sympy is never imported here."""
     if expression.is_Integer:
@@ -137,6 +159,10 @@ def _from_expression(expression: Any, names: Mapping[str, str]) -> Size:
     arguments: Iterable[Any] = expression.args
     if kind == "Pow" and expression.args[1].is_Integer and int(expression.args[1]) > 0:
         return ("*", *[_from_expression(expression.args[0], names)] * int(expression.args[1]))
+    if kind in ("TruncToInt", "FloorToInt"):
+        found = _scaled(expression.args[0], names)
+        if found is not None:
+            return found
     if kind not in _NAMES:
-        raise ValueError(f"size expression {expression} uses {kind}, which is not supported: make that size static")
+        raise SizeError(f"size expression {expression} uses {kind}, which is not supported: make that size static")
     return (_NAMES[kind], *(_from_expression(argument, names) for argument in arguments))

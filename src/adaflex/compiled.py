@@ -23,6 +23,7 @@ from adaflex.passes.calibration import Batch
 from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.dynamo_door import DynamoCapture
 from adaflex.passes.export_door import any_sizes, from_export
+from adaflex.passes.sizes import SizeError
 from adaflex.passes.torch_compat import CallFrame, call_frame, outside_of_calls, versions
 
 log = logging.getLogger("adaflex")
@@ -212,6 +213,9 @@ class Scope:
                 with outside_of_calls():
                     return self._make(graph, tensors, inputs, frame)
             except AdaflexError as error:
+                if isinstance(error, SizeError) and not self.options.strict:
+                    self.say_once("size", "%s; the captured graph runs unplanned", error)
+                    return graph.bind(tensors)
                 if self._postpones(error):
                     return None if self.postponed < MOST_POSTPONED else graph.bind(tensors)
                 graph.errors[key] = error

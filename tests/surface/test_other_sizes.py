@@ -122,3 +122,57 @@ def test_a_size_that_is_always_one_is_spread() -> None:
     for shape in ((2, 6, 8), (3, 9, 8), (1, 2, 8)):
         x = torch.randn(shape)
         torch.testing.assert_close(program(x), model(x))
+
+
+class Windows(nn.Module):
+    """Rows are padded to whole windows of four, of which there are then half as many again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.nn.functional.pad(self.linear(x), (0, 0, 0, (4 - x.shape[1] % 4) % 4), value=2.0)
+        return torch.nn.functional.interpolate(y.view(x.shape[0], -1, 4, 8).amax(2).transpose(1, 2), scale_factor=1.5)
+
+
+def test_scales_of_sizes_that_vary() -> None:
+    """Of the second call torch makes a float out of a size, which no program takes: its graph runs unplanned."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Upsample(scale_factor=1.3, mode="bilinear"))
+    model.eval().requires_grad_(False)
+    found = torch.compile(model, backend="adaflex", fullgraph=True, options={"axes": ()})
+    with torch.no_grad():
+        for width in (8, 11, 12):
+            x = torch.randn(2, 3, 6, width)
+            torch.testing.assert_close(found(x), model(x))
+
+
+def test_paddings_that_depend_on_sizes() -> None:
+    torch.manual_seed(0)
+    model = Windows().eval().requires_grad_(False)
+    program = adaflex.compile(model, torch.randn(3, 6, 16), axes=())
+    for shape in ((3, 6, 16), (2, 9, 16), (2, 8, 16)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(program(x), model(x))
+
+
+class Score(nn.Module):
+    """One number for each row, and a number alone for a single one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).squeeze()
+
+
+def test_a_single_row_whose_axis_would_be_dropped_is_refused() -> None:
+    torch.manual_seed(0)
+    model = Score().eval().requires_grad_(False)
+    program = adaflex.compile(model, torch.randn(3, 16), axes=())
+    x = torch.randn(5, 16)
+    torch.testing.assert_close(program(x), model(x))
+    with pytest.raises(AdaflexError, match=r"x\.shape\[0\] != 1"):
+        program(torch.randn(1, 16))
+    torch.testing.assert_close(adaflex.compile(model, x[:1], axes=())(x[:1]), model(x[:1]))
