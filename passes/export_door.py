@@ -25,6 +25,7 @@ from adaflex.passes.sizes import Guard, guard_of, size_of, symbols_in
 from adaflex.passes.torch_compat import leaf_paths
 
 aten = torch.ops.aten
+DEEPEST, MOST_GUARDS = 24, 1000  # of guards: deeper ones say nothing that a caller could read, nor a file hold
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 
 
@@ -90,7 +91,12 @@ def _guards(graph: fx.Graph, names: Mapping[str, str]) -> tuple[Guard, ...]:
         return ()
     known = [guard_of(guard.expr.xreplace(found.replacements), names) for guard in found.guards]
     mine = set(names.values())
-    return tuple(dict.fromkeys(each for each in known if each and symbols_in(each[1]) | symbols_in(each[2]) <= mine))
+    kept = [each for each in known if each and symbols_in(each[1]) | symbols_in(each[2]) <= mine]
+    return tuple(dict.fromkeys(each for each in kept if _depth(each[1:]) <= DEEPEST))[:MOST_GUARDS]
+
+
+def _depth(size: Any) -> int:
+    return 1 + max(map(_depth, size), default=0) if isinstance(size, tuple) else 0
 
 
 def any_sizes(args: Sequence[Any], kwargs: Mapping[str, Any] | None, model: nn.Module) -> dict[str, Any]:

@@ -57,8 +57,9 @@ def check_guards(program: Program, values: Mapping[str, int]) -> None:
             here = 0, 0
         if not RELATIONS[word](*here):
             raise OptionError(
-                f"this program holds for {_named(program, left)} {word} {_named(program, right)}; this call has "
-                f"{here[0]} and {here[1]}, where the model goes another way: compile it with an example of such sizes"
+                f"this program holds for {_named(program, left):.120} {word} {_named(program, right):.120}; this call "
+                f"has {here[0]} and {here[1]}, where the model goes another way: compile it with an example of such "
+                "sizes"
             )
 
 
