@@ -27,6 +27,7 @@ FIRST_SWEEPS = 30
 STARTS = (1.0, 0.7, 1.0, 1.5, 1.0, 3.0)  # times the best prices
 SPREAD = 0.5  # of a start's prices
 CLOSE_TURNS = 24  # of search where the bound cannot rise any more
+WALKED = 100  # moves for every choice there is: where there are few, more walks find nothing else
 Judge = Callable[[Sequence[int]], float | None]  # what a choice costs; None: not allowed
 
 
@@ -119,6 +120,7 @@ def solve(net: Network, judge: Judge, patience: Patience, *, whole_costs: bool =
     search.first(patience)
     state = search.state = ascent(net, _cap(net, state, found))
     close = 0  # turns since nothing more can be proven
+    possible = math.prod(len(net.cost[i]) for i in net.open)  # choices for all nodes together
     tried = math.inf  # entries of the smallest program tried
     for number in itertools.count():
         _climb(net, state, found, patience, whole_costs)
@@ -132,7 +134,7 @@ def solve(net: Network, judge: Judge, patience: Patience, *, whole_costs: bool =
             break
         search.turn(patience)
         close += found.near
-        if found.closed or close > CLOSE_TURNS:
+        if found.closed or close > CLOSE_TURNS or search.moves > WALKED * possible:
             break
     return found
 
@@ -221,6 +223,7 @@ class Searching:
     results: dict[Setting, float] = field(default_factory=dict)
     speed: float = 0.0  # moves per second
     turns: int = 0
+    moves: int = 0  # of all walks
 
     def first(self, patience: Patience) -> None:
         """Some sweeps, and a plan made from the choices met on the way."""
@@ -274,6 +277,7 @@ class Searching:
         begin = time.perf_counter()
         if self.speed:
             moves = max(1, min(moves, int(self.speed * seconds)))
+        self.moves += moves
         walk = Walk(1 + self.turns, 4 * size, moves, how.most, how.hot * unit, how.cold * unit, how.share, seconds)
         value = self.state.core.search(self.state.own(self.state.best_prices), start, walk)
         self.speed = moves / max(time.perf_counter() - begin, 1e-6)
