@@ -5,6 +5,10 @@
 
 #include "vec.h"
 
+#ifndef AF_LAMBDA
+#define AF_LAMBDA __attribute__((always_inline))
+#endif
+
 namespace {
 
 double now_ns() {
