@@ -36,6 +36,13 @@ class Probe(nn.Module):
         return found
 
 
+def equal_at(run: Callable[[Tensor], Tensor], model: nn.Module, shapes: tuple[tuple[int, ...], ...]) -> None:
+    """One program gives what the model gives for inputs of every shape."""
+    for shape in shapes:
+        x = torch.randn(shape)
+        torch.testing.assert_close(run(x), model(x))
+
+
 def test_equal_sizes_that_are_written_differently_are_not_broadcast() -> None:
     torch.manual_seed(0)
     model = Patches().eval().requires_grad_(False)
@@ -93,9 +100,7 @@ def test_sizes_at_which_the_model_goes_another_way_are_refused(way: str, tmp_pat
     program = adaflex.compile(model, calls[0], calibration=calls, axes=())
     program.save(tmp_path / "asks.adaflex")
     for run in (program, adaflex.load(tmp_path / "asks.adaflex")):
-        for shape in ((3, 6, 16), (2, 8, 16), (1, 6, 16)):
-            x = torch.randn(shape)
-            torch.testing.assert_close(run(x), model(x))
+        equal_at(run, model, ((3, 6, 16), (2, 8, 16), (1, 6, 16)))
         with pytest.raises(AdaflexError, match=r"x\.shape\[1\].*goes another way: compile it with an example"):
             run(torch.randn(*other, 16))
 
@@ -119,9 +124,7 @@ def test_a_size_that_is_always_one_is_spread() -> None:
     torch.manual_seed(0)
     model = Biased().eval().requires_grad_(False)
     program = adaflex.compile(model, torch.randn(2, 6, 8), axes=())
-    for shape in ((2, 6, 8), (3, 9, 8), (1, 2, 8)):
-        x = torch.randn(shape)
-        torch.testing.assert_close(program(x), model(x))
+    equal_at(program, model, ((2, 6, 8), (3, 9, 8), (1, 2, 8)))
 
 
 class Windows(nn.Module):
@@ -151,9 +154,7 @@ def test_paddings_that_depend_on_sizes() -> None:
     torch.manual_seed(0)
     model = Windows().eval().requires_grad_(False)
     program = adaflex.compile(model, torch.randn(3, 6, 16), axes=())
-    for shape in ((3, 6, 16), (2, 9, 16), (2, 8, 16)):
-        x = torch.randn(shape)
-        torch.testing.assert_close(program(x), model(x))
+    equal_at(program, model, ((3, 6, 16), (2, 9, 16), (2, 8, 16)))
 
 
 class Score(nn.Module):
