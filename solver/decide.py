@@ -162,7 +162,7 @@ def _by_network(
     if np.isfinite(found.bound):
         out.bound = max(found.bound, -INFINITE if out.bound is None else out.bound)
     limit = "" if found.near else "time" if patience.left < 0.02 else "nodes"
-    settle(out, Answer("unknown", None, None, None, limit), wish, rounding(table, wish))
+    settle(out, Answer("unknown", None, None, None, limit), wish, slack)
     return True
 
 

@@ -120,7 +120,7 @@ def solve(net: Network, judge: Judge, patience: Patience, *, whole_costs: bool =
     search.first(patience)
     state = search.state = ascent(net, _cap(net, state, found))
     close = 0  # turns since nothing more can be proven
-    possible = math.prod(len(net.cost[i]) for i in net.open)  # choices for all nodes together
+    possible = math.prod(float(len(net.cost[i])) for i in net.open)  # choices for all nodes; inf: very many
     tried = math.inf  # entries of the smallest program tried
     for number in itertools.count():
         _climb(net, state, found, patience, whole_costs)
