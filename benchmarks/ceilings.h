@@ -5,10 +5,6 @@
 
 #include "vec.h"
 
-#ifndef AF_LAMBDA
-#define AF_LAMBDA __attribute__((always_inline))
-#endif
-
 namespace {
 
 double now_ns() {

@@ -60,9 +60,8 @@ def _step(program: Program, number: int, step: Step, scratch: list[str]) -> list
     if isinstance(step, RowStep):
         printer = RowPrinter(Body(step.region, program.slots, symbols))
         inside = printer.text()
-        if printer.scratch_rows():
-            columns = size_text(step.region.columns, symbols)
-            scratch.append(f"{printer.scratch_rows()} * 4 * af::round16({columns})")
+        if printer.scratch_floats():
+            scratch.append(f"4 * ({printer.scratch_floats()})")
         return _function(number, inside)
     if isinstance(step, GemmStep):
         return _function(number, _gemm(program, step))

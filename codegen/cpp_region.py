@@ -26,13 +26,6 @@ C_TYPE = {
     "bool": "bool",
 }
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
-# one number per row needs no vector where a vector of them is slow
-SLOW = {
-    "div": "{0} / {1}",
-    "sqrt": "__builtin_sqrtf({0})",
-    "rsqrt": "1.0f / __builtin_sqrtf({0})",
-    "recip": "1.0f / {0}",
-}
 COMPARE = ("lt", "le", "gt", "ge", "eq", "ne")
 NEUTRAL = {"sum": "0.0f", "rmax": "-__builtin_inff()", "rmin": "__builtin_inff()"}
 FINISH = {"sum": "hsum", "rmax": "hmax", "rmin": "hmin"}
@@ -199,7 +192,7 @@ class Body:
         name = op.name
         if number in self.shape.spread:
             _, mean = mean_of(self.region, number) or (0, 0)
-            return f"af::set1(af::spread(m{self.shape.spread[number]}, C, af::lane0(v{mean})))"
+            return f"af::spreads(a{self.shape.spread[number]}, rows, C, v{mean})"
         if name == "load":
             return self.load_text(op.args[0], column, count)
         if name == "const":
@@ -208,8 +201,6 @@ class Body:
             return f"af::set1(float({self.columns if name == 'width' else self.size(self.region.inner)}))"
         if name == "column":
             return f"af::iota({column})"
-        if name in SLOW and self.shape.per_row[number]:
-            return "af::set1(" + SLOW[name].format(*(f"af::lane0({value})" for value in v)) + ")"
         if name in INFIX:
             return f"({v[0]} {INFIX[name]} {v[1]})"
         if name in COMPARE:

@@ -1,124 +1,85 @@
-"""Prints row steps: a region without template, walked row by row in stages.
+"""Prints row steps: a region without template, walked row by row, or a few rows together stage by stage.
 
 In: a ``RowStep``'s region. Out: the C++ text of its function.
+
+Rows go together where a row has to wait: for a reduction over its columns, or for the scales of an activation form.
+Each stage is done for all of them before the next, and numbers that belong to a row lie in the lanes of one vector. A
+stage that reads the same columns for every row (a norm's weights) goes through the columns in parts, so that all rows
+find them in the first-level cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from adaflex.codegen.cpp_region import C_TYPE, FINISH, FOLD_START, NEUTRAL, Body
-from adaflex.codegen.sizes import known
+from adaflex.codegen.cpp_region import C_TYPE, FINISH, FOLD_START, NEUTRAL, mean_of
+from adaflex.codegen.cpp_waiting import FIXED, Waiting, closure, group_of
 from adaflex.runtime.program import ITEM_BYTES
-from adaflex.runtime.region import FOLD, LEAVES, Region
+from adaflex.runtime.region import FOLD, LEAVES
 
 ACCUMULATE = {"sum": "{a} + {v}", "rmax": "af::max({a}, {v})", "rmin": "af::min({a}, {v})"}
 JOIN = {"sum": "af::joined_sum", "rmax": "af::joined_max", "rmin": "af::joined_min"}
 FOLD_STEP = {"fold_sum": "{a} + {v}", "fold_max": "af::max({a}, {v})", "fold_min": "af::min({a}, {v})"}
-CHEAP = ("load", "column")  # computed again in a later stage rather than kept in scratch
-LIGHT = ("add", "sub", "mul", "neg")  # the same where all but one operand are one per row, a few in a row
-MOST_LIGHT = 2
-FIXED = ("const", "width", "depth")
-ROWS_BYTES = 16384  # of rows that go through their stages together: what they keep stays in the first-level cache
-MOST_ROWS = 4
 CHAINS = 4  # of a reduction: additions of one chain wait for each other
 
 
-def closure(region: Region, targets: Iterable[int], stop: Iterable[int] = ()) -> list[int]:
-    """``targets`` and all they need, in order, not looking behind ``stop``."""
-    stop = set(stop)
-    wanted: set[int] = set()
-    stack = list(targets)
-    while stack:
-        number = stack.pop()
-        if number in wanted:
-            continue
-        wanted.add(number)
-        op = region.ops[number]
-        if number not in stop and op.name not in LEAVES:
-            stack.extend(op.args)
-    return sorted(wanted)
-
-
-class RowPrinter:
+class RowPrinter(Waiting):
     """The function text of one row region."""
 
-    def __init__(self, body: Body) -> None:
-        self.body, self.region, self.shape = body, body.region, body.shape
-        self.formed = {s.value: s.slot for s in self.region.stores if body.slots[s.slot].form not in ITEM_BYTES}
-        self.kept = self._kept()
-        plain = {s.value: k for k, s in enumerate(self.region.stores) if body.slots[s.slot].form == "f32"}
-        # what goes out as it is can be read from there
-        self.out = {n: plain[n] for n in self.kept if n in plain and self._is_full(n) and self.region.inner == 1}
-        self.together = self._together()
+    def scratch_floats(self) -> str:
+        """Floats of scratch the function needs, as C++ text over its columns; "" for none."""
+        whole = len(self.kept) - len(self.out) - len(self.brief)
+        rows = f"{whole} * af::rows_together({self.body.columns})" if self.together else str(whole)
+        parts = [f"{rows} * af::round16({self.body.columns})"] if whole else []
+        if self.brief:
+            parts.append(f"{len(self.brief)} * af::rows_together({self.body.columns}) * af::COLUMNS")
+        return " + ".join(parts)
 
-    def _together(self) -> int:
-        """How many rows go through the stages together, so that none waits for its own reductions."""
-        columns, stages = known(self.region.columns), max(self.shape.stage, default=0) + 1
-        if columns is None or stages == 1 or self.region.inner != 1:
-            return 1
-        return max(1, min(MOST_ROWS, ROWS_BYTES // (4 * max(columns, 1))))
-
-    def _kept(self) -> list[int]:
-        """Values that wait in a row of their own: used in a later stage, or stored in an activation form."""
-        late = set(self.formed)
-        for number, op in enumerate(self.region.ops):
-            for a in op.args if op.name != "load" else ():
-                if self.shape.stage[number] > self.shape.stage[a]:
-                    late |= self._sources(a)
-        return sorted(late)
-
-    def _sources(self, number: int) -> set[int]:
-        """What must be kept so that a later stage has this value."""
-        op = self.region.ops[number]
-        if self.shape.per_row[number] or op.name in CHEAP:
-            return set()
-        if self._steps_again(number) <= MOST_LIGHT:
-            return set().union(*(self._sources(a) for a in op.args))
-        return {number}
-
-    def _steps_again(self, number: int) -> int:
-        """Ops between this value and what is loaded or kept; more than ``MOST_LIGHT`` where it is to be kept."""
-        op = self.region.ops[number]
-        if op.name in CHEAP:
-            return 0
-        full = [a for a in op.args if self._is_full(a)]
-        if op.name not in LIGHT or len(full) != 1 or number in self.formed:
-            return MOST_LIGHT + 1
-        steps = self._steps_again(full[0])
-        return 1 if steps > MOST_LIGHT else steps + 1
-
+    # ---- text
     def text(self) -> list[str]:
         """Lines inside the function: everything between its braces."""
         lines = [f"const long C = {self.body.columns};"]
-        return [*lines, *(self._rows_together() if self.together > 1 else self._row_by_row())]
+        return [*lines, *(self._rows_together() if self.together else self._row_by_row())]
 
     def _row_by_row(self) -> list[str]:
         row = self.body.row
         lines = [f"for (long {row} = r0; {row} < r1; ++{row}) {{", *self._addresses()]
-        lines += self._fold() if self.region.inner != 1 else self._stages()
+        lines += self._fold() if self.region.inner != 1 else self._one_row()
         return [*lines, "}"]
 
+    def _one_row(self) -> list[str]:
+        """A row of a region of one stage that waits for nothing."""
+        single = [n for n in range(len(self.region.ops)) if not self._is_full(n)]
+        stored = [(k, s.value) for k, s in enumerate(self.region.stores) if self._is_full(s.value)]
+        lines = [f"const af::vf v{n} = {self.body.op_text(n, '0', '1')};" for n in single]
+        if stored:
+            lines.append("af::columns(C, [&](long col, int n) AF_LAMBDA {")
+            lines += self._values([value for _, value in stored], ())
+            lines += [f"af::st(y{k} + col, v{value}, n);" for k, value in stored]
+            lines.append("});")
+        lines += [line for k, _ in stored for line in self._zero_tail(k)]
+        return [*lines, *self._row_stores()]
+
     def _rows_together(self) -> list[str]:
-        """A few rows do a stage before any does the next; what later stages need of each row waits in arrays."""
-        last = max(self.shape.stage)
-        carried = [n for n in range(len(self.region.ops)) if self._ready(n) <= last and self._is_carried(n)]
-        spanned = [n for n in self.kept if self._is_spanned(n) and self._is_full(n)]
-        lines = [f"for (long b = r0; b < r1; b += {self.together}) {{"]
-        lines.append(f"const int rows = int(af::size_min({self.together}, r1 - b));")
-        lines += [f"af::vf p{n}[{self.together}];" for n in carried]
-        lines += [f"af::Coding c{n}[{self.together}];" for n in spanned]
-        for stage in range(last + 1):
-            known_now = [n for n in carried if self._ready(n) <= stage] if stage else []
-            inside = [f"const af::vf v{n} = p{n}[k];" for n in known_now]
-            inside += self._row_values(0, stage > 0)
-            inside += self._loop(stage)
-            inside += self._row_values(stage + 1) if stage < last else self._row_stores()
-            inside += [
-                f"p{n}[k] = v{n};" for n in carried if self._ready(n) == stage + 1 or self._ready(n) == stage == 0
-            ]
-            codes = self._codes(stage)
-            lines += [*self._each(inside), *(self._each(codes) if codes else [])]
+        carried = [n for n in range(len(self.region.ops)) if self._is_carried(n)]
+        reduced = [n for n in range(len(self.region.ops)) if self.shape.reduces(self.region, n)]
+        spanned = [n for n in self.kept if self._is_spanned(n)]
+        lines = ["constexpr int ROWS = af::ROWS;", *(f"af::vf p{n};" for n in carried)]
+        lines += [f"{'af::Shifted' if self._is_shifted(n) else 'af::vf'} a{n}[ROWS] = {{}};" for n in reduced]
+        for n in spanned:
+            lines += [f"af::Span e{n}[ROWS] = {{}};", f"const float* f{n}[ROWS] = {{}};"]
+        grouped = [k for k, s in enumerate(self.region.stores) if s.value in self.brief]
+        for k in grouped:
+            lines += [f"af::GroupExtents q{k} = {{}};", f"af::Codings g{k}[ROWS];"]
+        lines += ["const long T = af::rows_together(C);", "for (long b = r0; b < r1; b += T) {"]
+        lines.append("const int rows = int(af::size_min(T, r1 - b));")
+        for stage in range(self.last + 2):
+            lines += self._row_values(stage)
+            if stage <= self.last:
+                lines += self._stage(stage)
+        if any(not self._is_full(s.value) for s in self.region.stores):
+            stored = [s.value for s in self.region.stores if not self._is_full(s.value)]
+            lines += self._each([*self._lanes(stored), *self._row_stores()])
         return [*lines, "}"]
 
     def _each(self, inside: list[str]) -> list[str]:
@@ -126,23 +87,51 @@ class RowPrinter:
         head = ["for (int k = 0; k < rows; ++k) {", f"const long {self.body.row} = b + k;"]
         return [*head, *self._addresses(), *inside, "}"]
 
-    def _is_carried(self, number: int) -> bool:
-        return self.shape.per_row[number] and self.region.ops[number].name not in FIXED
+    def _row_values(self, stage: int) -> list[str]:
+        """Values of one number per row that stand before this stage's loop: those of all rows in one vector."""
+        now = [n for n in range(len(self.region.ops)) if self._is_carried(n) and self._ready(n) == stage]
+        lines = []
+        for number in now:
+            op = self.region.ops[number]
+            mean = mean_of(self.region, number) if number in self.shape.spread else None
+            args = mean or (op.args if op.name not in LEAVES else ())
+            lines += ["{", *self._lanes(args, whole=True)]
+            lines += [f"p{number} = {self._row_value(number)};", "}"]
+        return lines
 
-    def _ready(self, number: int) -> int:
-        """The stage from which a value can be used: a reduction's after that of its loop."""
-        return self.shape.stage[number] + self.shape.reduces(self.region, number)
+    def _row_value(self, number: int) -> str:
+        op = self.region.ops[number]
+        if self.shape.reduces(self.region, number):
+            shifted = self._is_shifted(number)
+            return f"af::totals(a{number}, rows, C)" if shifted else f"af::{FINISH[op.name]}(a{number}, rows)"
+        text = self.body.op_text(number, "0", "1")
+        if op.name != "load":
+            return text
+        inside = " ".join([f"const long {self.body.row} = b + k;", *self.body.indices(), *self.body.pointers()])
+        return f"af::each_row(rows, [&](int k) AF_LAMBDA {{ {inside} return {text}; }})"
 
-    def scratch_rows(self) -> int:
-        """Rows of fp32 scratch the function needs."""
-        return (len(self.kept) - len(self.out)) * self.together
+    def _lanes(self, numbers: Iterable[int], whole: bool = False) -> list[str]:
+        """Values of one number per row: of row k, or (``whole``) of all rows."""
+        lines = []
+        for number in sorted(set(numbers)):
+            if self.region.ops[number].name in FIXED:
+                lines.append(f"const af::vf v{number} = {self.body.op_text(number, '0', '1')};")
+            elif self.shape.per_row[number]:
+                lines.append(f"const af::vf v{number} = {f'p{number}' if whole else f'af::lane(p{number}, k)'};")
+        return lines
 
+    # ---- addresses
     def _addresses(self) -> list[str]:
         """Pointers of one row: what is loaded, stored and kept."""
         lines = [*self.body.indices(), *self.body.pointers(), *self._outputs()]
-        for place, number in enumerate(n for n in self.kept if n not in self.out):
-            at = f"({place * self.together} + k)" if self.together > 1 else str(place)
-            lines.append(f"float* const w{number} = (float*)t.scratch + {at} * af::round16(C);")
+        whole = [n for n in self.kept if n not in self.out and n not in self.brief]
+        rows = " * T + k" if self.together else ""
+        for place, number in enumerate(whole):
+            lines.append(f"float* const w{number} = (float*)t.scratch + ({place}{rows}) * af::round16(C);")
+        before = f"{len(whole)} * T * af::round16(C)"
+        for place, number in enumerate(self.brief):
+            at = f"({place} * T + k) * af::COLUMNS"
+            lines.append(f"float* const w{number} = (float*)t.scratch + {before} + {at};")
         return lines
 
     def _outputs(self) -> list[str]:
@@ -154,140 +143,126 @@ class RowPrinter:
             lines.append(f"{kind}* const y{k} = ({kind}*)({place});")
         return [*lines, *(f"float* const w{number} = y{k};" for number, k in self.out.items())]
 
-    def _stages(self) -> list[str]:
-        lines: list[str] = []
-        last = max(self.shape.stage, default=0)
-        for stage in range(last + 1):
-            lines += self._row_values(stage)
-            lines += self._loop(stage)
-        return [*lines, *self._row_stores()]
+    def _place(self, value: int) -> str:
+        """Where a kept value's current column lies."""
+        return f"w{value} + (col - begin)" if value in self.brief else f"w{value} + col"
 
-    def _row_values(self, stage: int, again: bool = False) -> list[str]:
-        """Values of one number per row that stand before this stage's loop; ``again``: constants alone."""
-        lines = []
-        for number, op in enumerate(self.region.ops):
-            if again and op.name not in FIXED:
-                continue
-            reduces = self.shape.reduces(self.region, number)
-            if self.shape.per_row[number] and self.shape.stage[number] == stage and not reduces:
-                lines.append(f"const af::vf v{number} = {self.body.op_text(number, '0', '1')};")
-            if reduces and self.shape.stage[number] + 1 == stage:
-                lines.append(self._reduced(number))
-        return lines
-
-    def _reduced(self, number: int) -> str:
-        """The line after which a reduction's result can be used."""
-        name = self.region.ops[number].name
-        total = (
-            f"af::total(m{number}, C)" if self._is_shifted(number) else f"af::{FINISH[name]}({JOIN[name]}(a{number}))"
-        )
-        return f"const af::vf v{number} = af::set1({total});"
-
-    def _is_shifted(self, number: int) -> bool:
-        """Is it a sum whose pass also meets the squares?"""
-        return number in self.shape.spread.values()
-
-    def _loop(self, stage: int) -> list[str]:
-        ops, shape = self.region.ops, self.shape
-        reduced = [n for n in range(len(ops)) if shape.reduces(self.region, n) and shape.stage[n] == stage]
-        stored = [
-            (k, s) for k, s in enumerate(self.region.stores) if shape.stage[s.value] == stage and self._is_full(s.value)
-        ]
-        kept = [n for n in self.kept if shape.stage[n] == stage and self._is_full(n)]
-        targets = [ops[n].args[0] for n in reduced] + [s.value for _, s in stored] + kept
-        if not targets:
+    # ---- a stage
+    def _stage(self, stage: int) -> list[str]:
+        """One stage of all rows."""
+        reduced, kept, stored = self._targets(stage)
+        if not (reduced or kept or stored):
             return []
         spans = [n for n in kept if self._is_spanned(n)]
-        shifted = [n for n in reduced if self._is_shifted(n)]
-        lines = [f"af::Shifted m{n}[{CHAINS}] = {{}};" for n in shifted]
-        lines += [f"af::vf a{n}[{CHAINS}] = {{{_start(ops[n].name)}}};" for n in reduced if n not in shifted]
-        lines += [f"af::Span e{n}[{CHAINS}] = {{{_start('span')}}};" for n in spans]
-        if shifted:
-            lines.append("af::begun_chains(C, [&](long col, int n, int i, bool begins) AF_LAMBDA {")
-        elif reduced or spans:
-            lines.append("af::chains(C, [&](long col, int n, int i) AF_LAMBDA {")
+        parts, codes = self._part_forms(stored)
+        inside = [*self._lanes(self._needed(stage)), *self._loop(stage), *parts]
+        last = [line for k, _ in stored for line in self._whole_form(k)]
+        if self._is_parted(stage):
+            begin = [f"for (int k = 0; k < rows; ++k) e{n}[k] = af::Span::none();" for n in spans]
+            begin += ["for (long begin = 0; begin < C; begin += af::COLUMNS) {"]
+            begin += ["const long end = af::size_min(C, begin + af::COLUMNS);"]
+            whole = ["if (end == C) {", *last, "}"] if last else []
+            lines = [*begin, *self._each([*inside, *whole]), *(self._each(codes) if codes else []), "}"]
         else:
-            lines.append("af::columns(C, [&](long col, int n) AF_LAMBDA {")
-        lines += self._values(stage, targets)
-        lines += [f"af::st(w{n} + col, v{n}, n);" for n in kept if n not in self.out]
-        lines += [f"e{n}[i].add(v{n}, n);" for n in spans]
-        lines += [f"m{n}[i].add(v{ops[n].args[0]}, n, begins);" for n in shifted]
+            lines = ["{", "const long begin = 0, end = C;", *self._each([*inside, *last]), "}"]
+        for n in spans:
+            lines.append(f"const af::Codings c{n} = af::codings(e{n}, f{n}, rows, C);")
+        codes = [f"af::write_u8t(w{value}, C, y{k}, c{value}[k]);" for k, value in stored if self.forms[k] == "u8t"]
+        return [*lines, *(self._each(codes) if codes else [])]
+
+    def _loop(self, stage: int) -> list[str]:
+        """A stage's loop over columns [begin, end) of one row, and what it has reduced."""
+        reduced, kept, stored = self._targets(stage)
+        ops = self.region.ops
+        shifted = [n for n in reduced if self._is_shifted(n)]
+        spans = [n for n in kept if self._is_spanned(n)]
+        lines = [line for n in shifted for line in self._first(n, stage)]
+        lines += [f"af::vf m{n}[{CHAINS}] = {{{_start(ops[n].name)}}};" for n in reduced if n not in shifted]
+        lines += [f"af::Span m{n}[{CHAINS}] = {{{_start('span')}}};" for n in spans]
+        met = self._met_on_the_way(stored)
+        if met is not None:
+            group = group_of(self.forms[met])[0]
+            lines.append(f"af::group_extents<{group}>(begin, end, q{met}, [&](long col) AF_LAMBDA {{")
+            lines.append("constexpr int n = 16;")
+        else:
+            lines.append("af::chains(begin, end, [&](long col, int n, int i) AF_LAMBDA {")
+        lines += self._values(self._needed(stage), self._early(stage))
+        lines += [f"af::st({self._place(n)}, v{n}, n);" for n in kept if n not in self.out]
+        lines += [f"m{n}[i].add(v{n}, n);" for n in spans]
+        for n in shifted:
+            lines.append(f"m{n}.add(i, v{ops[n].args[0]}, n);")
         for n in (n for n in reduced if n not in shifted):
-            name, argument = ops[n].name, f"af::keep(v{ops[n].args[0]}, n, {NEUTRAL[ops[n].name]})"
-            lines.append(f"a{n}[i] = {ACCUMULATE[name].format(a=f'a{n}[i]', v=argument)};")
-        lines += [
-            f"af::st(y{k} + col, v{s.value}, n);" for k, s in stored if s.value not in self.formed or self._plain(k)
-        ]
+            name, argument = ops[n].name, f"af::first(v{ops[n].args[0]}, n, {NEUTRAL[ops[n].name]})"
+            lines.append(f"m{n}[i] = {ACCUMULATE[name].format(a=f'm{n}[i]', v=argument)};")
+        lines += [f"af::st(y{k} + col, v{value}, n);" for k, value in stored if self.forms[k] in ITEM_BYTES]
+        lines.append(f"return v{self.region.stores[met].value};" if met is not None else "(void)i;")
         lines.append("});")
-        return [*lines, *self._finish_forms(stage)]
-
-    def _is_spanned(self, value: int) -> bool:
-        """Is the value's extent over the row what a form of it needs first?"""
-        return any(s.value == value and self.body.slots[s.slot].form == "u8t" for s in self.region.stores)
-
-    def _plain(self, store: int) -> bool:
-        return self.body.slots[self.region.stores[store].slot].form in ITEM_BYTES
-
-    def _is_full(self, value: int) -> bool:
-        return not self.shape.per_row[value]
-
-    def _values(self, stage: int, targets: Iterable[int]) -> list[str]:
-        early = [
-            n
-            for n in range(len(self.region.ops))
-            if self.shape.per_row[n] or (self.shape.stage[n] < stage and n in self.kept)
-        ]
-        lines = []
-        for number in closure(self.region, targets, early):
-            if self.shape.per_row[number]:
-                continue
-            waiting = number in early
-            text = f"af::ld(w{number} + col, n)" if waiting else self.body.op_text(number, "col", "n")
-            lines.append(f"const af::vf v{number} = {text};")
+        lines += [f"a{n}[k] = m{n};" for n in shifted]
+        lines += [f"a{n}[k] = {JOIN[ops[n].name]}(m{n});" for n in reduced if n not in shifted]
+        for n in spans:
+            joins = f"e{n}[k].join(af::joined(m{n}));" if self._is_parted(stage) else f"e{n}[k] = af::joined(m{n});"
+            lines += [joins, f"f{n}[k] = w{n};"]
         return lines
 
-    def _finish_forms(self, stage: int) -> list[str]:
-        lines = []
-        for k, store in enumerate(self.region.stores):
-            slot = self.body.slots[store.slot]
-            if self.shape.stage[store.value] != stage or not self._is_full(store.value):
-                continue
-            if slot.form == "u8t":
-                made = f"af::coding(w{store.value}, C, af::joined(e{store.value}))"
-                later, now = f"c{store.value}[k] = {made};", f"af::write_u8t(w{store.value}, C, y{k}, {made});"
-                lines.append(later if self.together > 1 else now)
-            elif slot.form not in ITEM_BYTES:
-                lines.append(f"af::{form_function(slot.form)}(w{store.value}, C, y{k});")
-            elif slot.form == "bf16":
-                lines.append(f"af::zero_tail(y{k}, C, {self.body.size(slot.row_bytes)});")
+    def _first(self, number: int, stage: int) -> list[str]:
+        """The sums of distances from a row's first values begin."""
+        value = self.region.ops[number].args[0]
+        lines = [f"af::Shifted m{number} = {{}};", "AF_UNROLL for (int i = 0; i < af::starts(C); ++i) {"]
+        lines.append("const long col = 16 * i; const int n = int(af::size_min(16, C - col)); (void)n;")
+        return [*lines, *self._values([value], self._early(stage)), f"m{number}.start[i] = v{value};", "}"]
+
+    def _values(self, needed: Sequence[int], early: Iterable[int]) -> list[str]:
+        """The vectors of a loop's body: what it needs, less what is one per row."""
+        waiting, lines = set(early), []
+        for number in closure(self.region, needed, waiting):
+            if self._is_full(number):
+                text = f"af::ld(w{number} + col, n)" if number in waiting else self.body.op_text(number, "col", "n")
+                lines.append(f"const af::vf v{number} = {text};")
         return lines
 
-    def _codes(self, stage: int) -> list[str]:
-        """What is left of forms whose coding is known, where rows go together."""
-        return [
-            f"af::write_u8t(w{s.value}, C, y{k}, c{s.value}[k]);"
-            for k, s in enumerate(self.region.stores)
-            if self.body.slots[s.slot].form == "u8t" and self.shape.stage[s.value] == stage and self._is_full(s.value)
-        ]
+    # ---- stores
+    def _part_forms(self, stored: Sequence[tuple[int, int]]) -> tuple[list[str], list[str]]:
+        """Forms with scales per group, of columns [begin, end): the scales, then the codes."""
+        first, then = [], []
+        for k, value in stored:
+            if value not in self.brief:
+                continue
+            group, rotation = group_of(self.forms[k])
+            if rotation:
+                first.append(f"af::rotate_blocks<{rotation}>(w{value}, end - begin, w{value});")
+            if k != self._met_on_the_way(stored):
+                first.append(f"af::group_extents<{group}>(w{value}, end - begin, q{k});")
+            call = f"af::group_codings<{group}, {rotation}>"
+            first.append(f"{call}(w{value}, end - begin, begin, C, y{k}, q{k}, g{k}[k]);")
+            then.append(f"af::write_u8g<{group}>(w{value}, end - begin, y{k} + begin, g{k}[k]);")
+        return first, then
+
+    def _whole_form(self, k: int) -> list[str]:
+        """What a store's form needs after the whole row is there, less what waits for all rows."""
+        form, value = self.forms[k], self.region.stores[k].value
+        if form in ITEM_BYTES:
+            return self._zero_tail(k)
+        if form == "u8t" or value in self.brief:
+            return []
+        return [f"af::{form_function(form)}(w{value}, C, y{k});"]
+
+    def _zero_tail(self, k: int, count: str = "C") -> list[str]:
+        slot = self.body.slots[self.region.stores[k].slot]
+        return [f"af::zero_tail(y{k}, {count}, {self.body.size(slot.row_bytes)});"] if slot.form == "bf16" else []
 
     def _row_stores(self) -> list[str]:
-        """Values of one number per row: stored once, after all stages."""
+        """Values of one number per row."""
         lines = []
-        last = max(self.shape.stage, default=0)
-        for n in range(len(self.region.ops)):  # a reduction in the last stage has no stage after it
-            if self.shape.stage[n] == last and self.shape.reduces(self.region, n):
-                lines.append(self._reduced(n))
         for k, store in enumerate(self.region.stores):
-            if not self._is_full(store.value):
-                count = "1" if self._one_column(k) else "C"
-                slot = self.body.slots[store.slot]
-                if slot.form not in ITEM_BYTES:
-                    lines.append(f"af::fill(w{store.value}, v{store.value}, {count});")
-                    lines.append(f"af::{form_function(slot.form)}(w{store.value}, {count}, y{k});")
-                    continue
-                lines.append(f"af::fill(y{k}, v{store.value}, {count});")
-                if slot.form == "bf16":
-                    lines.append(f"af::zero_tail(y{k}, {count}, {self.body.size(slot.row_bytes)});")
+            if self._is_full(store.value):
+                continue
+            count = "1" if self._one_column(k) else "C"
+            form = self.forms[k]
+            if form in ITEM_BYTES:
+                lines += [f"af::fill(y{k}, v{store.value}, {count});", *self._zero_tail(k, count)]
+                continue
+            lines.append(f"af::fill(w{store.value}, v{store.value}, {count});")
+            lines.append(f"af::{form_function(form)}(w{store.value}, {count}, y{k});")
         return lines
 
     def _one_column(self, store: int) -> bool:

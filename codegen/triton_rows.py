@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adaflex.codegen.cpp_rows import closure
+from adaflex.codegen.cpp_waiting import closure
 from adaflex.codegen.sizes import known
 from adaflex.codegen.triton_forms import Target, legalise
 from adaflex.codegen.triton_region import Body

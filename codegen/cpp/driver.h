@@ -175,18 +175,7 @@ template <int LANES, class T> AF_INLINE vf ld_panel(const T* p, long column, int
   for (int i = 0; i < n; ++i) t[i] = p[(column + i) / LANES * (32 * LANES) + (column + i) % LANES];
   return load(t);
 }
-AF_INLINE vf keep(vf v, int n, float neutral) {
-  if (n == 16) return v;
-  alignas(64) float t[16];
-  store(t, v);
-  for (int i = n; i < 16; ++i) t[i] = neutral;
-  return load(t);
-}
 AF_INLINE vf iota(long start) { return iota() + set1(float(start)); }
-
-#ifndef AF_LAMBDA
-#define AF_LAMBDA __attribute__((always_inline))
-#endif
 
 // A kernel parameter of whatever pointer type the kernel asks for.
 struct Any {
@@ -211,42 +200,57 @@ template <class F> AF_INLINE void columns(long count, F&& body) {
   if (col < count) body(col, int(count - col));
 }
 
-// The same for reductions: neighbouring vectors belong to different chains, so that none waits for the one before it.
-template <class F> AF_INLINE void chains(long count, F&& body) {
-  long col = 0;
-  for (; col + 64 <= count; col += 64) {
+// Columns [col, end), col a multiple of 64. For reductions: neighbouring vectors belong to different chains, so that
+// none waits for the one before it.
+template <class F> AF_INLINE void chains(long col, long end, F&& body) {
+  AF_ROLLED for (; col + 64 <= end; col += 64) {
     body(col, 16, 0);
     body(col + 16, 16, 1);
     body(col + 32, 16, 2);
     body(col + 48, 16, 3);
   }
-  for (; col + 16 <= count; col += 16) body(col, 16, 0);
-  if (col < count) body(col, int(count - col), 0);
+  AF_ROLLED for (; col + 16 <= end; col += 16) body(col, 16, 0);
+  if (col < end) body(col, int(end - col), 0);
 }
-// The same where each chain is told its first vector.
-template <class F> AF_INLINE void begun_chains(long count, F&& body) {
-  long col = 0;
-  if (count >= 64) {
-    body(0, 16, 0, true);
-    body(16, 16, 1, true);
-    body(32, 16, 2, true);
-    body(48, 16, 3, true);
-    for (col = 64; col + 64 <= count; col += 64) {
-      body(col, 16, 0, false);
-      body(col + 16, 16, 1, false);
-      body(col + 32, 16, 2, false);
-      body(col + 48, 16, 3, false);
-    }
-  } else {
-    col = count < 16 ? count : 16;
-    body(0, int(col), 0, true);
-  }
-  for (; col + 16 <= count; col += 16) body(col, 16, 0, false);
-  if (col < count) body(col, int(count - col), 0, false);
+
+// ---- rows that go through the stages of a region together, so that none waits for its own reductions ----
+constexpr int ROWS = 8;                   // at most
+constexpr long TOGETHER_BYTES = 16 << 10;  // of one value of more than four rows: stays in the first-level cache
+constexpr long MOST_TOGETHER = 8192;       // columns: what four longer rows keep would crowd the second-level cache
+constexpr long COLUMNS = 512;  // at a time: what all rows read stays in the first-level cache; 16 groups of 32
+constexpr long rows_together(long columns) {
+  return columns > MOST_TOGETHER ? 1 : columns * 4 * ROWS <= TOGETHER_BYTES ? ROWS : ROWS / 2;
+}
+
+// One number per row lies in the lanes of a vector.
+AF_INLINE vf lane(vf x, int row) {
+  alignas(64) float t[16];
+  store(t, x);
+  return set1(t[row]);
+}
+template <class F> AF_INLINE vf each_row(int rows, F&& value) {
+  alignas(64) float t[16] = {};
+  for (int k = 0; k < rows; ++k) t[k] = lane0(value(k));
+  return load(t);
 }
 AF_INLINE vf joined_sum(const vf (&a)[4]) { return (a[0] + a[1]) + (a[2] + a[3]); }
 AF_INLINE vf joined_max(const vf (&a)[4]) { return max(max(a[0], a[1]), max(a[2], a[3])); }
 AF_INLINE vf joined_min(const vf (&a)[4]) { return min(min(a[0], a[1]), min(a[2], a[3])); }
+// What `reduce` makes of a vector per row, four at a time.
+template <class F> AF_INLINE vf by_fours(int rows, F&& reduce) {
+  vf part[4] = {zero(), zero(), zero(), zero()};
+  AF_ROLLED for (int k = 0; k < rows; k += 4) part[k / 4] = reduce(k);
+  return quarters(part[0], part[1], part[2], part[3]);
+}
+AF_INLINE vf hsum(const vf (&a)[ROWS], int rows) {
+  return by_fours(rows, [&](int k) AF_LAMBDA { return hsum4(a[k], a[k + 1], a[k + 2], a[k + 3]); });
+}
+AF_INLINE vf hmax(const vf (&a)[ROWS], int rows) {
+  return by_fours(rows, [&](int k) AF_LAMBDA { return hmax4(a[k], a[k + 1], a[k + 2], a[k + 3]); });
+}
+AF_INLINE vf hmin(const vf (&a)[ROWS], int rows) {
+  return by_fours(rows, [&](int k) AF_LAMBDA { return hmin4(a[k], a[k + 1], a[k + 2], a[k + 3]); });
+}
 AF_INLINE Span joined(Span (&e)[4]) {
   e[0].join(e[1]);
   e[2].join(e[3]);
@@ -254,35 +258,69 @@ AF_INLINE Span joined(Span (&e)[4]) {
   return e[0];
 }
 
-// One chain's sums of distances from its first vector, lane by lane, and of their squares: whatever the row holds, the
-// squares lose at most a factor count / 64 of precision.
+// A row's sums of distances from each chain's first values, lane by lane, and of their squares: one pass, and whatever
+// the row holds, the squares lose at most a factor count / 64 of precision.
 struct Shifted {
-  vf start, sum, squares;
-  AF_INLINE void add(vf v, int n, bool begins) {
-    if (begins) start = v;
-    const vf d = keep(v - start, n, 0.0f);
-    sum += d;
-    squares = fma(d, d, squares);
+  vf start[4], sum[4], squares[4];
+  AF_INLINE void add(int chain, vf v, int n) {
+    const vf d = first(v - start[chain], n, 0.0f);
+    sum[chain] += d;
+    squares[chain] = fma(d, d, squares[chain]);
   }
 };
+constexpr int starts(long count) { return count >= 64 ? 4 : 1; }  // chains that meet values
 // How many values each lane of a chain has met.
 AF_INLINE vf met(long count, int chain) {
   const vf whole = set1(float(chain == 0 ? count / 64 + count % 64 / 16 : count / 64));
-  return chain == 0 ? whole + select(lanes(int(count % 16)), set1(1.0f), zero()) : whole;
+  return chain == 0 ? select(lanes(int(count % 16)), whole + 1.0f, whole) : whole;
 }
-AF_INLINE float total(const Shifted (&m)[4], long count) {
-  vf sum[4];
-  AF_UNROLL for (int i = 0; i < 4; ++i) sum[i] = fma(m[i].start, met(count, i), m[i].sum);
-  return hsum(joined_sum(sum));
+AF_INLINE vf totals(const Shifted (&m)[ROWS], int rows, long count) {
+  const vf most = met(count, 0), rest = met(count, 1);
+  return by_fours(rows, [&](int k) AF_LAMBDA {
+    vf sum[4];
+    AF_UNROLL for (int i = 0; i < 4; ++i) {
+      const Shifted& row = m[k + i];
+      vf part[4];
+      AF_UNROLL for (int j = 0; j < 4; ++j) part[j] = fma(row.start[j], j == 0 ? most : rest, row.sum[j]);
+      sum[i] = joined_sum(part);
+    }
+    return hsum4(sum[0], sum[1], sum[2], sum[3]);
+  });
 }
-// The sum of squared distances from the mean.
-AF_INLINE float spread(const Shifted (&m)[4], long count, float mean) {
-  vf sum[4];
-  AF_UNROLL for (int i = 0; i < 4; ++i) {
-    const vf d = m[i].start - set1(mean);
-    sum[i] = fma(d, fma(d, met(count, i), m[i].sum + m[i].sum), m[i].squares);
-  }
-  return hsum(joined_sum(sum));
+// Sums of squared distances from each row's mean.
+AF_INLINE vf spreads(const Shifted (&m)[ROWS], int rows, long count, vf means) {
+  const vf most = met(count, 0), rest = met(count, 1);
+  alignas(64) float mean[16];
+  store(mean, means);
+  return by_fours(rows, [&](int k) AF_LAMBDA {
+    vf sum[4];
+    AF_UNROLL for (int i = 0; i < 4; ++i) {
+      const Shifted& row = m[k + i];
+      vf part[4];
+      AF_UNROLL for (int j = 0; j < 4; ++j) {
+        const vf d = row.start[j] - set1(mean[k + i]);
+        part[j] = fma(d, fma(d, j == 0 ? most : rest, row.sum[j] + row.sum[j]), row.squares[j]);
+      }
+      sum[i] = joined_sum(part);
+    }
+    return hsum4(sum[0], sum[1], sum[2], sum[3]);
+  });
+}
+// How rows whose values were met are stored as codes; x: where those values are.
+AF_INLINE Codings codings(const Span (&e)[ROWS], const float* const (&x)[ROWS], int rows, long K) {
+  vf odd = zero();
+  const vf low = by_fours(rows, [&](int k) AF_LAMBDA {
+    odd += (e[k].odd + e[k + 1].odd) + (e[k + 2].odd + e[k + 3].odd);
+    return fast_hmin4(e[k].low, e[k + 1].low, e[k + 2].low, e[k + 3].low);
+  });
+  const vf high = by_fours(rows, [&](int k) AF_LAMBDA {
+    return fast_hmax4(e[k].high, e[k + 1].high, e[k + 2].high, e[k + 3].high);
+  });
+  Codings made;
+  made.set(low, high, 1.0f);
+  if (__builtin_expect(any(isnan(odd)), 0))
+    for (int k = 0; k < rows; ++k) made.put(k, coding(row_extent(x[k], K), 1.0f));
+  return made;
 }
 
 AF_INLINE vm truth(vf v) { return ne(v, set1(0.0f)); }

@@ -10,8 +10,6 @@
 namespace af {
 namespace gemm AF_HIDDEN {
 
-#define AF_LAMBDA __attribute__((always_inline))
-
 constexpr long PANEL = 32;     // columns of a panel
 constexpr long BLOCK = 128;    // bytes of a panel's block: 32 columns x 4 bytes
 

@@ -59,6 +59,7 @@ struct Extent {
 
 // What a row (group) is stored with, and what its floats are turned into codes with: (x - low) * inverse. Where low is
 // not far from 0 in terms of the range that is one multiply-add, whose error is below 1/1000 of a code.
+constexpr float kNear = 16.0f * 255.0f;
 struct Coding {
     float scale, minimum;
     vf low, inverse, offset;
@@ -67,22 +68,47 @@ struct Coding {
     AF_INLINE vf level(vf x) const {
         return Near ? fma(x, inverse, offset) : (x - low) * inverse;
     }
+};
+
+// The same of 16 rows (groups), one a lane; `unit` is what the floats still have to be multiplied by.
+struct Codings {
+    alignas(64) float scale[16], minimum[16], low[16], inverse[16], offset[16];
+    bool near;  // all of them
+    AF_INLINE void set(vf least, vf most, float unit) {
+        const vf range = most - least;
+        const vm ranges = gt(range, zero());
+        store(scale, select(ranges, range * (unit / 255.0f), set1(1.0f)));
+        store(minimum, least * unit);
+        store(low, least);
+        const vf factor = select(ranges, set1(255.0f) / range, zero());
+        store(inverse, factor);
+        store(offset, -(least * factor));
+        near = all(le(abs(least) * factor, set1(kNear)));
+    }
+    AF_INLINE void put(long i, const Coding& c) {
+        scale[i] = c.scale;
+        minimum[i] = c.minimum;
+        low[i] = lane0(c.low);
+        inverse[i] = lane0(c.inverse);
+        offset[i] = lane0(c.offset);
+    }
     template <bool Near>
-    AF_INLINE void code(const vf* x, uint8_t* out) const {
-        store_codes(out, level<Near>(x[0]), level<Near>(x[1]), level<Near>(x[2]), level<Near>(x[3]));
+    AF_INLINE vf level(vf x, long i) const {
+        return Near ? fma(x, set1(inverse[i]), set1(offset[i])) : (x - set1(low[i])) * set1(inverse[i]);
+    }
+    AF_INLINE Coding operator[](long i) const {
+        return {scale[i], minimum[i], set1(low[i]), set1(inverse[i]), set1(offset[i]),
+                __builtin_fabsf(low[i]) * inverse[i] <= kNear};
     }
 };
 
-// `unit` is what the floats still have to be multiplied by.
 AF_INLINE Coding coding(const Extent& e, float unit) {
     float low, high;
     extremes(e.low, e.high, low, high);
     if (__builtin_expect(any(e.odd), 0)) low = high = __builtin_nanf("");
-    const float range = high - low;
-    if (!(range > 0.0f)) return {1.0f, low * unit, set1(low), zero(), zero(), false};
-    const float inverse = 255.0f / range;
-    return {range * (unit / 255.0f), low * unit, set1(low), set1(inverse), set1(-low * inverse),
-            __builtin_fabsf(low) <= 16.0f * range};
+    Codings made;
+    made.set(set1(low), set1(high), unit);
+    return made[0];
 }
 
 template <int N>
@@ -114,10 +140,11 @@ inline Extent row_extent(const float* x, long K) {
 template <bool Near>
 AF_INLINE void row_codes_as(const float* x, long K, const Coding& c, uint8_t* out) {
     long i = 0;
-    for (; i + 64 <= K; i += 64) {
+    AF_ROLLED for (; i + 64 <= K; i += 64) {
         vf v[4];
         load_all(x + i, v);
-        c.code<Near>(v, out + i);
+        AF_UNROLL for (int j = 0; j < 4; j++) v[j] = c.level<Near>(v[j]);
+        store_codes(out + i, v[0], v[1], v[2], v[3]);
     }
     for (; i + 16 <= K; i += 16) store_codes(out + i, c.level<Near>(load(x + i)));
     if (i < K) {
@@ -180,25 +207,22 @@ inline void quantise_row_u8t(const float* x, long K, char* out) {
     std::memcpy(out + pad64(K), tail, 8);
 }
 
-// The extent of values met one vector at a time. A nan shows in the sum; where that is nan the row is looked at again.
+// The extent of values met one vector at a time. `odd` is 0 until a value is no number or no finite one; then the row
+// is looked at again. (A multiply-add, because sums would wait for the same units as minimum and maximum.)
 struct Span {
-    vf low, high, sum;
+    vf low, high, odd;
     AF_INLINE static Span none() { return {set1(__builtin_inff()), set1(-__builtin_inff()), zero()}; }
     AF_INLINE void add(vf a, int n) {  // its first n lanes
         low = fast_min(low, first(a, n, __builtin_inff()));
         high = fast_max(high, first(a, n, -__builtin_inff()));
-        sum += first(a, n, 0.0f);
+        odd = fma(first(a, n, 0.0f), zero(), odd);
     }
     AF_INLINE void join(const Span& o) {
         low = fast_min(low, o.low);
         high = fast_max(high, o.high);
-        sum += o.sum;
+        odd += o.odd;
     }
 };
-AF_INLINE Coding coding(const float* x, long K, const Span& s) {
-    if (__builtin_expect(any(isnan(s.sum)), 0)) return coding(row_extent(x, K), 1.0f);
-    return coding(Extent{s.low, s.high, not_(lanes(16))}, 1.0f);
-}
 inline void write_u8t(const float* x, long K, char* out, const Coding& c) {
     row_codes(x, K, c, (uint8_t*)out);
     const float tail[2] = {c.scale, c.minimum};
@@ -206,44 +230,99 @@ inline void write_u8t(const float* x, long K, char* out, const Coding& c) {
 }
 
 // ---- u8g
-// Groups that lie in 16 N columns held in registers; their scales and minima go to s and m.
-template <int G, int N>
-AF_INLINE void quantise_groups(const vf (&v)[N], uint8_t* codes, float* s, float* m, float unit) {
-    AF_UNROLL for (int g = 0; g < N; g += G / 16) {
-        Extent e = Extent::none();
-        AF_UNROLL for (int i = 0; i < G / 16; i += 2) e.add(v[g + i], v[g + i + 1]);
-        const Coding c = coding(e, unit);
-        if constexpr (G == 32) {
-            for (int i = 0; i < 2; i++) store_codes(codes + 16 * (g + i), c.level<false>(v[g + i]));
-        } else {
-            AF_UNROLL for (int i = 0; i < G / 16; i += 4) c.code<false>(v + g + i, codes + 16 * (g + i));
+constexpr long kGroups = 16;  // that get their scales at once
+
+// Least and most of up to 16 groups, two groups after two others: least, least, -most, -most.
+struct GroupExtents {
+    alignas(64) float pairs[kGroups / 2][4];
+    bool odd;  // there was a value that is no number or no finite one
+};
+
+// Of the groups in columns [begin, end); value(column) makes 16 columns.
+template <int G, class F>
+AF_INLINE void group_extents(long begin, long end, GroupExtents& e, F&& value) {
+    vf odd[2] = {zero(), zero()};  // as in Span
+    const auto meet = [&](long at, vf& least, vf& most) AF_LAMBDA {
+        least = most = once(value(at));
+        odd[0] = fma(least, zero(), odd[0]);
+        AF_UNROLL for (int i = 1; i < G / 16; i++) {
+            const vf v = once(value(at + 16 * i));
+            least = fast_min(least, v);
+            most = fast_max(most, v);
+            odd[i % 2] = fma(v, zero(), odd[i % 2]);
         }
-        s[g / (G / 16)] = c.scale;
-        m[g / (G / 16)] = c.minimum;
+    };
+    float* out = e.pairs[0];
+    AF_ROLLED for (; begin + 2 * G <= end; begin += 2 * G, out += 4) {
+        vf least[2], most[2];
+        AF_UNROLL for (int j = 0; j < 2; j++) meet(begin + j * G, least[j], most[j]);
+        store4(out, fast_hmin4(least[0], least[1], -most[0], -most[1]));
     }
+    if (begin < end) {
+        vf least, most;
+        meet(begin, least, most);
+        store4(out, fast_hmin4(least, least, -most, -most));
+    }
+    e.odd = any(isnan(odd[0] + odd[1]));
+}
+template <int G>
+AF_INLINE void group_extents(const float* x, long n, GroupExtents& e) {
+    group_extents<G>(0, n, e, [&](long at) AF_LAMBDA { return load(x + at); });
 }
 
-// K is a multiple of G (and of H).
+template <int G, bool Near>
+AF_INLINE void group_codes(const float* x, long n, const Codings& c, uint8_t* out) {
+    constexpr int STEP = G == 32 ? 2 : 1;  // groups in 64 columns
+    long g = 0;
+    AF_ROLLED for (; g + STEP <= n; g += STEP)
+        AF_UNROLL for (int i = 0; i < STEP * G; i += 64) {
+            vf v[4];
+            load_all(x + g * G + i, v);
+            AF_UNROLL for (int j = 0; j < 4; j++) v[j] = c.level<Near>(v[j], g + j * 16 / G);
+            store_codes(out + g * G + i, v[0], v[1], v[2], v[3]);
+        }
+    for (; g < n; g++)
+        for (int i = 0; i < G; i += 16) store_codes(out + g * G + i, c.level<Near>(load(x + g * G + i), g));
+}
+
+// Of columns [at, at + n) of a row of K, n up to 16 groups; they are at x, rotated by H, and e is theirs. Writes all of
+// the row's form but the codes.
+template <int G, int H>
+AF_INLINE void group_codings(const float* x, long n, long at, long K, char* out, const GroupExtents& e, Codings& c) {
+    vf least, most;
+    deal(e.pairs[0], least, most);
+    if (__builtin_expect(e.odd, 0)) {
+        alignas(64) float nan[16] = {};
+        for (long i = 0; i < n; i++)
+            if (x[i] != x[i]) nan[i / G] = x[i];
+        least += load(nan);
+    }
+    c.set(least, -most, hadamard_scale(H));
+    float* const scale = (float*)(out + pad64(K)) + at / G;
+    store(scale, load(c.scale), int(n / G));
+    store(scale + K / G, load(c.minimum), int(n / G));
+    for (long i = K; at + n == K && i < pad64(K); i += 16) store((uint8_t*)out + i, zero());
+}
+template <int G>
+AF_INLINE void write_u8g(const float* x, long n, char* out, const Codings& c) {
+    c.near ? group_codes<G, true>(x, n / G, c, (uint8_t*)out) : group_codes<G, false>(x, n / G, c, (uint8_t*)out);
+}
+
+// K is a multiple of G and of H.
 template <int G, int H = 0>
 inline void quantise_row_u8g(const float* x, long K, char* out) {
     static_assert((G == 32 || G == 64 || G == 128) && (H == 0 || H == 64 || H == 128), "groups of 32, 64 or 128");
-    constexpr int SPAN = G > H ? G : H;
-    float* s = (float*)(out + pad64(K));
-    float* m = s + K / G;
-    for (long i = 0; i < K; i += SPAN) {
-        vf v[SPAN / 16];
-        load_all(x + i, v);
-        if constexpr (H == 64 && SPAN == 128) {
-            vf(&low)[4] = *(vf(*)[4])v;
-            vf(&high)[4] = *(vf(*)[4])(v + 4);
-            hadamard(low);
-            hadamard(high);
-        } else if constexpr (H != 0) {
-            hadamard(v);
-        }
-        quantise_groups<G>(v, (uint8_t*)out + i, s + i / G, m + i / G, hadamard_scale(H));
+    alignas(64) float rotated[H == 0 ? 16 : kGroups * G];
+    for (long at = 0; at < K; at += kGroups * G) {
+        const long n = K - at < kGroups * G ? K - at : kGroups * G;
+        if constexpr (H != 0) rotate_blocks<H>(x + at, n, rotated);
+        const float* const from = H == 0 ? x + at : rotated;
+        GroupExtents e{};
+        Codings c;
+        group_extents<G>(from, n, e);
+        group_codings<G, H>(from, n, at, K, out, e, c);
+        write_u8g<G>(from, n, out + at, c);
     }
-    for (long i = K; i < pad64(K); i += 16) store((uint8_t*)out + i, zero());
 }
 
 // ---- bf16 and f32 rows
@@ -266,103 +345,6 @@ inline void bf16_row(const float* x, long K, char* out) {
         i += 16;
     }
     for (; i < (K + 31) / 32 * 32; i += 16) store(y + i, zero());
-}
-
-// ---- norms
-struct Moments {
-    float mean, variance;  // the variance divides by K, as layer norm's does
-};
-
-// Sums of a lane's distances from the lane's first value, and of their squares: one pass, and the squares lose at most
-// a factor K / 16 of precision whatever the row holds.
-struct LaneSums {
-    vf sum, squares;
-    AF_INLINE void add(vf d) {
-        sum += d;
-        squares = fma(d, d, squares);
-    }
-};
-
-inline Moments short_moments(const float* x, int K) {
-    const float mean = hsum(load(x, K)) / float(K);
-    const vf d = first(load(x, K) - set1(mean), K, 0.0f);
-    return {mean, hsum(d * d) / float(K)};
-}
-
-inline Moments moments(const float* x, long K) {
-    if (K < 16) return short_moments(x, int(K));
-    const vf start = load(x);
-    LaneSums a{zero(), zero()}, b = a;
-    long i = 0;
-    for (; i + 32 <= K; i += 32) {
-        a.add(load(x + i) - start);
-        b.add(load(x + i + 16) - start);
-    }
-    for (; i + 16 <= K; i += 16) a.add(load(x + i) - start);
-    vf count = set1(float(K / 16));
-    if (i < K) {
-        a.add(first(load(x + i, int(K - i)) - start, int(K - i), 0.0f));
-        count = select(lanes(int(K - i)), count + 1.0f, count);
-    }
-    const vf sum = a.sum + b.sum, lane_mean = sum / count;
-    const float mean = hsum(fma(start, count, sum)) / float(K);
-    const vf between = (start - set1(mean)) + lane_mean;
-    const vf within = fnma(sum, lane_mean, a.squares + b.squares);
-    return {mean, hsum(fma(between * between, count, within)) / float(K)};
-}
-
-// y = (x - mean) / sqrt(variance + eps) * weight + bias; y may be x.
-inline void layer_norm_row(const float* x, const float* weight, const float* bias, float eps, long K, float* y) {
-    const Moments m = moments(x, K);
-    const vf mean = set1(m.mean), factor = set1(1.0f / __builtin_sqrtf(m.variance + eps));
-    long i = 0;
-    for (; i + 16 <= K; i += 16) store(y + i, fma((load(x + i) - mean) * factor, load(weight + i), load(bias + i)));
-    const int n = int(K - i);
-    if (n > 0) store(y + i, fma((load(x + i, n) - mean) * factor, load(weight + i, n), load(bias + i, n)), n);
-}
-
-// y = the normalised row; its extent is met on the way.
-inline Extent normalise(const float* x, const Moments& m, const float* weight, const float* bias, float eps, long K,
-                        float* y) {
-    const vf mean = set1(m.mean), factor = set1(1.0f / __builtin_sqrtf(m.variance + eps));
-    Extent e = Extent::none();
-    long i = 0;
-    for (; i + 32 <= K; i += 32) {
-        vf a = fma((load(x + i) - mean) * factor, load(weight + i), load(bias + i));
-        vf b = fma((load(x + i + 16) - mean) * factor, load(weight + i + 16), load(bias + i + 16));
-        e.add(a, b);
-        store(y + i, a);
-        store(y + i + 16, b);
-    }
-    for (; i < K; i += 16) {
-        const int n = int(K - i < 16 ? K - i : 16);
-        vf a = fma((load(x + i, n) - mean) * factor, load(weight + i, n), load(bias + i, n));
-        store(y + i, a, n);
-        a = select(lanes(n), a, set1(y[i]));
-        e.add(a, a);
-    }
-    return e;
-}
-
-constexpr long kRowsAtOnce = 4;  // each step is done for 4 rows before the next: none waits for its own reductions
-
-// Layer norm straight to u8t, rows x_row floats and out_row bytes apart. `scratch`: kRowsAtOnce x K floats.
-inline void layer_norm_rows_u8t(const float* x, long x_row, long rows, const float* weight, const float* bias,
-                                float eps, long K, float* scratch, char* out, long out_row) {
-    for (long r = 0; r < rows; r += kRowsAtOnce, x += kRowsAtOnce * x_row, out += kRowsAtOnce * out_row) {
-        const long n = rows - r < kRowsAtOnce ? rows - r : kRowsAtOnce;
-        Moments m[kRowsAtOnce];
-        Extent e[kRowsAtOnce];
-        Coding c[kRowsAtOnce];
-        for (long i = 0; i < n; i++) m[i] = moments(x + i * x_row, K);
-        for (long i = 0; i < n; i++) e[i] = normalise(x + i * x_row, m[i], weight, bias, eps, K, scratch + i * K);
-        for (long i = 0; i < n; i++) c[i] = coding(e[i], 1.0f);
-        for (long i = 0; i < n; i++) {
-            row_codes(scratch + i * K, K, c[i], (uint8_t*)out + i * out_row);
-            const float tail[2] = {c[i].scale, c[i].minimum};
-            std::memcpy(out + i * out_row + pad64(K), tail, 8);
-        }
-    }
 }
 
 // ---- rows of an embedding table as floats

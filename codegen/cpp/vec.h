@@ -23,7 +23,9 @@
 
 #define AF_INLINE inline __attribute__((always_inline))
 #define AF_NOINLINE __attribute__((noinline))
+#define AF_LAMBDA __attribute__((always_inline))
 #define AF_UNROLL _Pragma("GCC unroll 32")
+#define AF_ROLLED _Pragma("GCC unroll 1")  // else GCC unrolls short known loops whole, and spills
 
 namespace af {
 
@@ -134,6 +136,53 @@ AF_INLINE vf first(vf x, int n, float rest) {
 // Largest and smallest lane; a nan gives a nan. fast_hmax, fast_hmin leave that open.
 AF_INLINE float hmax(vf x) { return any(isnan(x)) ? __builtin_nanf("") : fast_hmax(x); }
 AF_INLINE float hmin(vf x) { return any(isnan(x)) ? __builtin_nanf("") : fast_hmin(x); }
+
+#if !defined(AF_AVX512)
+AF_INLINE vf once(vf a) { return a; }
+// Four vectors at once: lane i of the result is of vector i; lanes 4 and above are zero.
+AF_INLINE vf four(float a, float b, float c, float d) {
+    alignas(64) const float lanes[16] = {a, b, c, d};
+    return load(lanes);
+}
+AF_INLINE vf hsum4(vf a, vf b, vf c, vf d) { return four(hsum(a), hsum(b), hsum(c), hsum(d)); }
+AF_INLINE vf fast_hmax4(vf a, vf b, vf c, vf d) {
+    return four(fast_hmax(a), fast_hmax(b), fast_hmax(c), fast_hmax(d));
+}
+AF_INLINE vf fast_hmin4(vf a, vf b, vf c, vf d) {
+    return four(fast_hmin(a), fast_hmin(b), fast_hmin(c), fast_hmin(d));
+}
+AF_INLINE void store4(float* p, vf a) { store(p, a, 4); }
+// Of eight times four floats the first and the second two.
+AF_INLINE void deal(const float* p, vf& first, vf& second) {
+    alignas(64) float a[16], b[16];
+    for (int i = 0; i < 16; i++) {
+        a[i] = p[i / 2 * 4 + i % 2];
+        b[i] = p[i / 2 * 4 + i % 2 + 2];
+    }
+    first = load(a);
+    second = load(b);
+}
+// Lanes 0..3 of each, side by side.
+AF_INLINE vf quarters(vf a, vf b, vf c, vf d) {
+    alignas(64) float lanes[16];
+    store(lanes, a, 4);
+    store(lanes + 4, b, 4);
+    store(lanes + 8, c, 4);
+    store(lanes + 12, d, 4);
+    return load(lanes);
+}
+#endif
+// The same where a nan in a vector gives a nan.
+AF_INLINE vf nan_where_met(vf x, vf a, vf b, vf c, vf d) {
+    const vm na = isnan(a), nb = isnan(b), nc = isnan(c), nd = isnan(d);
+    if (__builtin_expect(!any(or_(or_(na, nb), or_(nc, nd))), 1)) return x;
+    const vf one = set1(1.0f), none = set1(0.0f);
+    const vf met = hsum4(select(na, one, none), select(nb, one, none), select(nc, one, none), select(nd, one, none));
+    return select(gt(met, none), set1(__builtin_nanf("")), x);
+}
+AF_INLINE vf hmax4(vf a, vf b, vf c, vf d) { return nan_where_met(fast_hmax4(a, b, c, d), a, b, c, d); }
+AF_INLINE vf hmin4(vf a, vf b, vf c, vf d) { return nan_where_met(fast_hmin4(a, b, c, d), a, b, c, d); }
+
 AF_INLINE float hsum(vf x, int n) { return hsum(first(x, n, 0.0f)); }
 AF_INLINE float hmax(vf x, int n) { return hmax(first(x, n, -__builtin_inff())); }
 AF_INLINE float hmin(vf x, int n) { return hmin(first(x, n, __builtin_inff())); }

@@ -130,6 +130,12 @@ AF_INLINE vf copysign(vf magnitude, vf sign) {
                                                           _mm512_castps_si512(magnitude.v), 0xca))};
 }
 
+// In a register: GCC would rather load a value again for each of its uses.
+AF_INLINE vf once(vf a) {
+    asm("" : "+v"(a.v));
+    return a;
+}
+
 // ---- masks
 AF_INLINE vm lt(vf a, vf b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 AF_INLINE vm le(vf a, vf b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
@@ -151,6 +157,40 @@ AF_INLINE float lane0(vf a) { return _mm512_cvtss_f32(a.v); }
 AF_INLINE float hsum(vf a) { return _mm512_reduce_add_ps(a.v); }
 AF_INLINE float fast_hmax(vf a) { return _mm512_reduce_max_ps(a.v); }
 AF_INLINE float fast_hmin(vf a) { return _mm512_reduce_min_ps(a.v); }
+
+// Four vectors at once: lane i of the result is what `op` makes of the lanes of vector i; lanes 4 and above are zero.
+template <class Op>
+AF_INLINE vf reduce4(vf a, vf b, vf c, vf d, Op op) {
+    __m512 ab = op(_mm512_unpacklo_ps(a.v, b.v), _mm512_unpackhi_ps(a.v, b.v));  // a, b, a, b in every quarter
+    __m512 cd = op(_mm512_unpacklo_ps(c.v, d.v), _mm512_unpackhi_ps(c.v, d.v));
+    __m512 all = op(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    all = op(all, _mm512_shuffle_f32x4(all, all, 0x4e));
+    all = op(all, _mm512_shuffle_f32x4(all, all, 0xb1));
+    return {_mm512_zextps128_ps512(_mm512_castps512_ps128(all))};
+}
+AF_INLINE vf hsum4(vf a, vf b, vf c, vf d) {
+    return reduce4(a, b, c, d, [](__m512 x, __m512 y) { return _mm512_add_ps(x, y); });
+}
+AF_INLINE vf fast_hmax4(vf a, vf b, vf c, vf d) {
+    return reduce4(a, b, c, d, [](__m512 x, __m512 y) { return _mm512_max_ps(x, y); });
+}
+AF_INLINE vf fast_hmin4(vf a, vf b, vf c, vf d) {
+    return reduce4(a, b, c, d, [](__m512 x, __m512 y) { return _mm512_min_ps(x, y); });
+}
+AF_INLINE void store4(float* p, vf a) { _mm_storeu_ps(p, _mm512_castps512_ps128(a.v)); }
+// Of eight times four floats the first and the second two.
+AF_INLINE void deal(const float* p, vf& first, vf& second) {
+    __m512 a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
+    __m512i order = _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29);
+    first = {_mm512_permutex2var_ps(a, order, b)};
+    second = {_mm512_permutex2var_ps(a, _mm512_add_epi32(order, _mm512_set1_epi32(2)), b)};
+}
+// Lanes 0..3 of each, side by side.
+AF_INLINE vf quarters(vf a, vf b, vf c, vf d) {
+    __m512 low = _mm512_insertf32x4(a.v, _mm512_castps512_ps128(b.v), 1);
+    __m512 high = _mm512_insertf32x4(c.v, _mm512_castps512_ps128(d.v), 1);
+    return {_mm512_shuffle_f32x4(low, high, 0x44)};
+}
 
 AF_INLINE __m512 swap_halves(__m512 x) { return _mm512_shuffle_f32x4(x, x, 0x4e); }
 // Smallest lane of `low` and largest of `high` in one go: the other sign of `low` shares a register with `high`.

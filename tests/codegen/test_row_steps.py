@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adaflex.native import compiler
+from adaflex.codegen.cpp import ISA_FLAGS, include_folder, render
+from adaflex.codegen.evaluate import Evaluator
+from adaflex.native import build, compiler
 from adaflex.passes.export_door import from_export
+from adaflex.runtime.execute import Executor
+from adaflex.solver.table import Encoding
+from tests.codegen import lowered
+from tests.codegen.batched import BatchedKernels, join
 from tests.codegen.test_programs import program_of
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
@@ -42,6 +48,56 @@ def test_layer_norm_of_hard_rows(columns: int, isa: str) -> None:
     for found, theirs, best, unit in zip(runs(x)[0], eager, wanted, rounding, strict=True):
         allowed = max(2 * float((theirs - best).abs().max()), float(unit) + 1e-5)
         assert float((found - best).abs().max()) <= allowed
+
+
+class NormLinear(nn.Module):
+    """A norm of a sum whose reader quantises; the sum goes on as well."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(columns), nn.Linear(columns, 32)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        total = x + residual
+        return self.linear(self.norm(total)), total
+
+
+FORMS = [
+    Encoding("w8a8", 8, g, rotation=h) for g, h in ((0, 0), (0, 128), (32, 0), (32, 64), (64, 0), (64, 128), (128, 0))
+]
+
+
+@pytest.mark.parametrize("columns", [384, 1152])  # one part of the columns, and several
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
+def test_norms_in_activation_forms(columns: int, isa: str) -> None:
+    from adaflex.machine import NEEDS, cpu
+
+    if not NEEDS[isa] <= cpu()[1]:
+        pytest.skip(f"this processor has no {isa}")
+    torch.manual_seed(columns)
+    model = NormLinear(columns).eval()
+    rows = torch.export.Dim("rows", min=1, max=64)
+    given = (torch.randn(5, columns), torch.randn(5, columns))
+    capture, weights = from_export(model, given, dynamic_shapes=({0: rows}, {0: rows}))
+    made = [lowered.program_of(capture, weights, lambda _, e=encoding: e) for encoding in FORMS]
+    text = join([render(program) for program, _ in made])
+    library = build(text, includes=[include_folder()], flags=ISA_FLAGS[isa])
+    for number, (program, block) in enumerate(made):
+        native = Executor(program, block, BatchedKernels(library, 1, number), threads=1)
+        meaning = Executor(program, block, Evaluator(program), threads=1)
+        alone = torch.randn(19, columns), torch.randn(19, columns)
+        found, wanted = native(*alone), meaning(*alone)
+        assert torch.equal(found[1], wanted[1])
+        assert float((found[0] - wanted[0]).norm() / wanted[0].norm()) < 2e-3, FORMS[number]  # ties fall either way
+        for count in (1, 3, 7):  # a row's result is its own, whatever rows it goes with
+            part = native(*(x[:count].clone() for x in alone))
+            assert torch.equal(part[0], found[0][:count]), (FORMS[number], count)
+        alone[0][2, 77] = float("nan")
+        spoilt = native(*alone)[0]
+        assert not spoilt[2].isfinite().any(), FORMS[number]
+        assert torch.equal(spoilt[[0, 1, 3, 18]], found[0][[0, 1, 3, 18]])
 
 
 @pytest.mark.parametrize("family", ["w8a8", "w4a8"])

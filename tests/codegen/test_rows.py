@@ -1,4 +1,4 @@
-"""Row functions: 8-bit forms with and without rotation, bf16 rows, layer norm, gathered embedding rows."""
+"""Row functions: 8-bit forms with and without rotation, bf16 rows, gathered embedding rows."""
 
 from __future__ import annotations
 
@@ -139,48 +139,6 @@ def test_bf16(lib: ctypes.CDLL, n: int, block: int) -> None:
     assert (got[n:] == 0).all()
     if not block:
         np.testing.assert_array_equal(back[:n], torch.from_numpy(x).bfloat16().float().numpy())
-
-
-@pytest.mark.parametrize("n", LENGTHS)
-def test_layer_norm(lib: ctypes.CDLL, n: int) -> None:
-    x, weight, bias = row(n) + 100, row(n, 1), row(n, 2)
-
-    def call(at: ctypes.c_void_p, size: ctypes.c_long, out: ctypes.c_void_p) -> None:
-        lib.norm(at, pointer(weight), pointer(bias), ctypes.c_float(1e-5), size, out)
-
-    got = written(call, x, 4 * n).view(np.float32)
-    wide = torch.from_numpy(x).double()
-    want = torch.nn.functional.layer_norm(wide, (n,), *(torch.from_numpy(t).double() for t in (weight, bias)), 1e-5)
-    np.testing.assert_allclose(got, want.numpy(), rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.parametrize("rows", [1, 4, 7])
-@pytest.mark.parametrize("n", [1, 33, 100, 384])
-def test_layer_norm_to_codes(lib: ctypes.CDLL, n: int, rows: int) -> None:
-    x, weight, bias = row(n * rows), row(n, 1), row(n, 2)
-    used = -(-n // 64) * 64 + 8
-    pitch = -(-used // 64) * 64
-
-    def call(at: ctypes.c_void_p, _: ctypes.c_long, out: ctypes.c_void_p) -> None:
-        sizes = (ctypes.c_long(rows), pointer(weight), pointer(bias), ctypes.c_float(1e-5), ctypes.c_long(n))
-        lib.norm_u8t(at, *sizes, out, ctypes.c_long(pitch))
-
-    got = written(call, x, pitch * (rows - 1) + used)
-    wide = (torch.from_numpy(t).double() for t in (weight, bias))
-    want = torch.nn.functional.layer_norm(torch.from_numpy(x).double().view(rows, n), (n,), *wide, 1e-5).numpy()
-    for i in range(rows):
-        check_codes(got[i * pitch : i * pitch + used], want[i], 1, 1e-4)
-
-
-@pytest.mark.parametrize("first", [1e3, -1e5])
-def test_moments_when_the_first_value_is_an_outlier(lib: ctypes.CDLL, first: float) -> None:
-    n = 384
-    x, ones, zeros = row(n), np.ones(n, np.float32), np.zeros(n, np.float32)
-    x[0] = first
-    got = np.empty(n, np.float32)
-    lib.norm(pointer(x), pointer(ones), pointer(zeros), ctypes.c_float(1e-5), ctypes.c_long(n), pointer(got))
-    want = torch.nn.functional.layer_norm(torch.from_numpy(x).double(), (n,), None, None, 1e-5).numpy()
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [1, 16, 100, 384])
