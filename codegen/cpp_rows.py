@@ -65,14 +65,19 @@ class RowPrinter(Waiting):
         reduced = [n for n in range(len(self.region.ops)) if self.shape.reduces(self.region, n)]
         spanned = [n for n in self.kept if self._is_spanned(n)]
         lines = ["constexpr int ROWS = af::ROWS;", *(f"af::vf p{n};" for n in carried)]
-        lines += [f"{'af::Shifted' if self._is_shifted(n) else 'af::vf'} a{n}[ROWS] = {{}};" for n in reduced]
+        lines += [f"{'af::Shifted' if self._is_shifted(n) else 'af::vf'} a{n}[ROWS];" for n in reduced]
         for n in spanned:
-            lines += [f"af::Span e{n}[ROWS] = {{}};", f"const float* f{n}[ROWS] = {{}};"]
+            lines += [f"af::Span e{n}[ROWS];", f"const float* f{n}[ROWS];"]
         grouped = [k for k, s in enumerate(self.region.stores) if s.value in self.brief]
         for k in grouped:
             lines += [f"af::GroupExtents q{k} = {{}};", f"af::Codings g{k}[ROWS];"]
         lines += ["const long T = af::rows_together(C);", "for (long b = r0; b < r1; b += T) {"]
         lines.append("const int rows = int(af::size_min(T, r1 - b));")
+        if reduced or spanned:  # lanes are filled four rows at a time
+            unused = [f"a{n}[k] = {'af::Shifted{}' if self._is_shifted(n) else 'af::zero()'};" for n in reduced] + [
+                f"e{n}[k] = af::Span::none();" for n in spanned
+            ]
+            lines += ["for (int k = rows; k % 4 != 0; ++k) {", *unused, "}"]
         for stage in range(self.last + 2):
             lines += self._row_values(stage)
             if stage <= self.last:
@@ -197,7 +202,7 @@ class RowPrinter(Waiting):
         lines += [f"af::st(y{k} + col, v{value}, n);" for k, value in stored if self.forms[k] in ITEM_BYTES]
         lines.append(f"return v{self.region.stores[met].value};" if met is not None else "(void)i;")
         lines.append("});")
-        lines += [f"a{n}[k] = m{n};" for n in shifted]
+        lines += [f"a{n}[k].take(m{n});" for n in shifted]
         lines += [f"a{n}[k] = {JOIN[ops[n].name]}(m{n});" for n in reduced if n not in shifted]
         for n in spans:
             joins = f"e{n}[k].join(af::joined(m{n}));" if self._is_parted(stage) else f"e{n}[k] = af::joined(m{n});"

@@ -267,6 +267,13 @@ struct Shifted {
     sum[chain] += d;
     squares[chain] = fma(d, d, squares[chain]);
   }
+  AF_INLINE void take(const Shifted& m) {  // vector by vector: a copy of the whole would keep `m` out of the registers
+    AF_UNROLL for (int i = 0; i < 4; ++i) {
+      start[i] = m.start[i];
+      sum[i] = m.sum[i];
+      squares[i] = m.squares[i];
+    }
+  }
 };
 constexpr int starts(long count) { return count >= 64 ? 4 : 1; }  // chains that meet values
 // How many values each lane of a chain has met.
