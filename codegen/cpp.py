@@ -6,12 +6,14 @@ model reaches the text: everything is called by its number.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
 from adaflex.codegen.cpp_attention import attention_scratch, attention_text
 from adaflex.codegen.cpp_region import C_TYPE, Body, size_text
 from adaflex.codegen.cpp_rows import RowPrinter, form_function
+from adaflex.codegen.cpp_waiting import Waiting
 from adaflex.runtime.program import (
     ITEM_BYTES,
     AttentionStep,
@@ -22,6 +24,7 @@ from adaflex.runtime.program import (
     Segment,
     Step,
 )
+from adaflex.runtime.region import evaluate
 
 ISA_FLAGS = {
     "avx512": ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16", "-mprefer-vector-width=512", "-DAF_AVX512"),
@@ -48,6 +51,13 @@ def render(program: Program) -> str:
     for number, segment in enumerate(segments):
         lines += _segment(program, number, segment)
     return "\n".join([*lines, *_entries(len(segments), scratch)]) + "\n"
+
+
+def row_scratch(program: Program, values: Mapping[str, int]) -> int:
+    """Bytes of scratch that a thread needs for a program's row steps at these sizes, without building it."""
+    rows = (step for step in program.steps if isinstance(step, RowStep))
+    bodies = (Body(step.region, program.slots, program.symbols) for step in rows)
+    return max((Waiting(body).scratch(evaluate(body.region.columns, values)) for body in bodies), default=0)
 
 
 def _function(number: int, inside: list[str]) -> list[str]:

@@ -28,11 +28,12 @@ class RowPrinter(Waiting):
 
     def scratch_floats(self) -> str:
         """Floats of scratch the function needs, as C++ text over its columns; "" for none."""
-        whole = len(self.kept) - len(self.out) - len(self.brief)
+        whole = len(self.whole)
         rows = f"{whole} * af::rows_together({self.body.columns})" if self.together else str(whole)
         parts = [f"{rows} * af::round16({self.body.columns})"] if whole else []
         if self.brief:
-            parts.append(f"{len(self.brief)} * af::rows_together({self.body.columns}) * af::COLUMNS")
+            rows = f"{len(self.brief)} * af::rows_together({self.body.columns})"
+            parts.append(f"{rows} * af::part_pitch({self.body.columns})")
         return " + ".join(parts)
 
     # ---- text
@@ -129,13 +130,12 @@ class RowPrinter(Waiting):
     def _addresses(self) -> list[str]:
         """Pointers of one row: what is loaded, stored and kept."""
         lines = [*self.body.indices(), *self.body.pointers(), *self._outputs()]
-        whole = [n for n in self.kept if n not in self.out and n not in self.brief]
         rows = " * T + k" if self.together else ""
-        for place, number in enumerate(whole):
+        for place, number in enumerate(self.whole):
             lines.append(f"float* const w{number} = (float*)t.scratch + ({place}{rows}) * af::round16(C);")
-        before = f"{len(whole)} * T * af::round16(C)"
+        before = f"{len(self.whole)} * T * af::round16(C)"
         for place, number in enumerate(self.brief):
-            at = f"({place} * T + k) * af::COLUMNS"
+            at = f"({place} * T + k) * af::part_pitch(C)"
             lines.append(f"float* const w{number} = (float*)t.scratch + {before} + {at};")
         return lines
 

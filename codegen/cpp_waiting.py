@@ -16,6 +16,14 @@ CHEAP = ("load", "column")  # computed again in a later stage rather than kept i
 LIGHT = ("add", "sub", "mul", "neg")  # the same where all but one operand are one per row, a few in a row
 MOST_LIGHT = 2
 FIXED = ("const", "width", "depth")
+PART = 512  # columns that are gone through at a time (driver.h: COLUMNS)
+
+
+def rows_together(columns: int) -> int:
+    """Rows that go through the stages together (driver.h says the same to the compiler)."""
+    if columns > 8192:
+        return 1
+    return 8 if columns * 4 * 8 <= 16 << 10 else 4
 
 
 def closure(region: Region, targets: Iterable[int], stop: Iterable[int] = ()) -> list[int]:
@@ -57,6 +65,13 @@ class Waiting:
         # what goes out as it is can be read from there
         self.out = {n: plain[n] for n in self.kept if n in plain and self._is_full(n) and self.region.inner == 1}
         self.brief = [n for n in self.kept if self._is_brief(n)]
+        self.whole = [n for n in self.kept if n not in self.out and n not in self.brief]
+
+    def scratch(self, columns: int) -> int:
+        """Bytes of scratch that one thread needs for rows of ``columns``."""
+        rows = rows_together(columns) if self.together else 1
+        padded = -(-columns // 16) * 16
+        return 4 * rows * (len(self.whole) * padded + len(self.brief) * min(padded, PART))
 
     def _kept(self) -> list[int]:
         """Values that wait in a row of their own: used in a later stage, or stored in an activation form."""

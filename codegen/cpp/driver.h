@@ -221,6 +221,7 @@ constexpr long COLUMNS = 512;  // at a time: what all rows read stays in the fir
 constexpr long rows_together(long columns) {
   return columns > MOST_TOGETHER ? 1 : columns * 4 * ROWS <= TOGETHER_BYTES ? ROWS : ROWS / 2;
 }
+constexpr long part_pitch(long columns) { return size_min(COLUMNS, round16(columns)); }  // floats of a row's part
 
 // One number per row lies in the lanes of a vector.
 AF_INLINE vf lane(vf x, int row) {

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from adaflex.assembly import Provider, assemble, blocks_of, executor, skeleton
+from adaflex.codegen.cpp import row_scratch
 from adaflex.costing import Baseline, Facts, build_table, shared_specs, specs_of, uniform
 from adaflex.machine import fingerprint
 from adaflex.measuring import latency, latency_of
@@ -36,7 +37,12 @@ from adaflex.solver.table import CostTable, Encoding
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 
-LEVELS = (("fp32", "embed32"), ("w8a8", "embed8"), ("w8", "embed8"))  # uniform plans whose arenas are laid out
+LEVELS = (  # uniform plans whose arenas are laid out
+    ("fp32", "embed32"),
+    ("w8a8", "embed8"),
+    ("w8a8_grouped", "w4a8", "embed8"),
+    ("w8", "embed8"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,13 +188,16 @@ def most_live(base: Executor, model: Model) -> int:
 
 
 def _live_of(base: Executor, model: Model, sites: Sites, decision: Decision) -> int:
-    """Most arena and library bytes of another decision, laid out but not built; scratch as the built one needs. Of all
-    calls at once."""
+    """Most arena and library bytes of another decision, laid out but not built: its rows' scratch, what other steps
+    need as in the built one. Of all calls at once."""
     program, _ = skeleton(model.capture, sites, decision)
+    whole = getattr(base.kernels, "whole", False)
     most = 0
     for inputs in (*model.data.fit, *model.data.held):
         values = sizes_of(base.program, inputs)
         scratch = base.kernels.scratch_bytes(tuple(values.get(name, 0) for name in program.symbols))
-        layout = plan_layout(program, values, base.threads, scratch, getattr(base.kernels, "whole", False))
+        if not whole:
+            scratch = max(scratch, row_scratch(program, values))
+        layout = plan_layout(program, values, base.threads, scratch, whole)
         most = max(most, layout.arena_bytes + layout.library_bytes)
     return most * base.max_concurrency

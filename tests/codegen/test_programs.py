@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from adaflex.assembly import assemble, executor
+from adaflex.codegen.cpp import row_scratch
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.machine import NEEDS, cpu
 from adaflex.native import compiler
@@ -21,6 +22,7 @@ from adaflex.passes.export_door import from_export
 from adaflex.passes.menu import Encoded, Machine, family
 from adaflex.passes.sites import Sites, find_sites
 from adaflex.runtime.execute import Executor
+from adaflex.runtime.kernels import NativeKernels
 from adaflex.solver.table import Encoding
 from tests.passes.models import zoo
 
@@ -204,3 +206,14 @@ def test_calls_may_run_at_the_same_time() -> None:
         for _ in range(5):
             found = list(pool.map(lambda inputs: runs(*inputs)[0], calls))
             assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("columns", [24, 384, 1000, 8208])
+@pytest.mark.parametrize("wanted", ["bf16", "w8a8", "w8a8_grouped", "w4a8"])
+def test_scratch_of_rows_is_known_before_the_program_is_built(wanted: str, columns: int) -> None:
+    """What a plan says of memory is laid out before anything is compiled."""
+    model = nn.Sequential(nn.LayerNorm(columns), nn.Linear(columns, 64), nn.Softmax(-1), nn.Linear(64, 8)).eval()
+    capture, weights = from_export(model, (torch.randn(3, columns),))
+    runs, _ = program_of(capture, weights, wanted)
+    assert isinstance(runs.kernels, NativeKernels)
+    assert runs.kernels.scratch_bytes(()) == max(64, row_scratch(runs.program, {}))
