@@ -104,7 +104,7 @@ class Memory:
     """Touched memory handed out piece by piece."""
 
     def __init__(self) -> None:
-        self.block = np.zeros(POOL_BYTES + (1 << 20), np.uint8)
+        self.block = np.full(POOL_BYTES + (1 << 20), 1, np.uint8)  # zeros would all be read from one page
         draw = torch.randn(1 << 18, generator=torch.Generator().manual_seed(1))
         self.patterns = {
             "f32": draw.numpy().view(np.uint8),
