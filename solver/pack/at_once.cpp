@@ -97,12 +97,28 @@ struct AtOnce {
       }
       bound = std::max(bound, sums[s]);
     }
+    if (p.n && p.align[0] > 1) bound = std::max(bound, stacked(p.align[0]));
     group.resize(p.n);
     degree.resize(p.n);
     for (int i = 0; i < p.n; ++i) {
       group[i] = part[p.hull_low[i]];
       degree[i] = begun[p.hull_high[i]] - ended[p.hull_low[i]] - 1;
     }
+  }
+
+  // Each item fills whole steps, but for the one on top: so high is the stack where they fill the most.
+  Value stacked(Value step) const {
+    std::vector<Value> whole(p.sections + 1, 0);
+    for (int i = 0; i < p.n; ++i) {
+      whole[p.hull_low[i]] += round_up(p.size[i], step);
+      whole[p.hull_high[i]] -= round_up(p.size[i], step);
+    }
+    for (int s = 0; s < p.sections; ++s) whole[s + 1] += whole[s];
+    int worst = static_cast<int>(std::max_element(whole.begin(), whole.end()) - whole.begin());
+    Value most = 0;
+    for (int i = 0; i < p.n; ++i)
+      if (p.hull_low[i] <= worst && worst < p.hull_high[i]) most = std::max(most, round_up(p.size[i], step) - p.size[i]);
+    return whole[worst] - most;
   }
 
   // The most bytes live during each life, by doubling.

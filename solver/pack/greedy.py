@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from adaflex.solver.pack.columns import Ints
 from adaflex.solver.pack.packing import Packing, PackStatus
-from adaflex.solver.pack.problem import Problem, busiest, height_of, live_sums, lower_bound, offsets_of, problem
+from adaflex.solver.pack.problem import (
+    Problem,
+    busiest,
+    fullest,
+    height_of,
+    live_sums,
+    lower_bound,
+    offsets_of,
+    problem,
+)
 from adaflex.solver.table import Buffer
 
 CLOSE = 4000  # items up to which all pairs that overlap are listed beforehand
@@ -73,18 +82,16 @@ def packing_of(
 
 def too_much(task: Problem, capacity: int) -> tuple[tuple[str, ...], str]:
     """The buffers live at the worst step, largest first, and a sentence with the bytes missing."""
-    sums = live_sums(task)
+    most, worst, live = fullest(task) if task.sections else (0, 0, task.lead[:0])
     ends = np.where(task.size > 0, np.maximum(task.pin, 0) + task.size, 0)
-    if sums.max(initial=0) <= capacity < ends.max(initial=0):
+    if most <= capacity < ends.max(initial=0):
         item = int(np.argmax(ends > capacity))
         kind = "is pinned to end at" if task.pin[item] >= 0 else "needs"
         return task.names([item]), f"buffer {task.name(item)!r} {kind} {ends[item]} bytes, more than {capacity}"
-    worst = int(np.argmax(sums))
-    runs = np.flatnonzero((task.run_low <= worst) & (worst < task.run_high))
-    live = np.repeat(np.arange(task.count), np.diff(task.run_start))[runs]
     live = live[np.argsort(-task.size[live], kind="stable")]
-    text = f"at step {task.times[worst]} {len(live)} buffers live hold {sums[worst]} bytes"
-    return task.names(live), f"{text}, {int(sums[worst]) - capacity} more than {capacity}"
+    hold = "hold" if most == task.size[live].sum() else "stacked at their alignments hold"
+    text = f"at step {task.times[worst]} {len(live)} buffers live {hold} {most} bytes"
+    return task.names(live), f"{text}, {most - capacity} more than {capacity}"
 
 
 def ordered(task: Problem, names: Sequence[str] = ORDERS) -> Iterator[tuple[str, Ints]]:

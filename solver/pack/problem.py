@@ -23,6 +23,7 @@ from adaflex.solver.table import Buffer
 Span = tuple[int, int]
 MUCH = 100_000  # runs above which the core numbers the sections
 DENSE = 64  # steps per buffer up to which a table over all steps numbers the sections
+STEPS = 16  # alignments looked at for the bound
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,10 +252,10 @@ def _apart(separate: Sequence[tuple[str, str]], ids: Sequence[str], owner: Ints)
     return tuple(sorted(pairs))
 
 
-def live_sums(task: Problem) -> Ints:
-    """Bytes alive in each section: the highest is a lower bound of any packing."""
+def live_sums(task: Problem, sizes: Ints | None = None) -> Ints:
+    """Bytes alive in each section (or the sum of other numbers): the highest is a lower bound of any packing."""
     change = np.zeros(task.sections + 1, dtype=np.int64)
-    size = np.repeat(task.size, np.diff(task.run_start))
+    size = np.repeat(task.size if sizes is None else sizes, np.diff(task.run_start))
     np.add.at(change, task.run_low, size)
     np.subtract.at(change, task.run_high, size)
     return np.cumsum(change[:-1])
@@ -263,7 +264,39 @@ def live_sums(task: Problem) -> Ints:
 def lower_bound(task: Problem) -> int:
     """No packing is lower: the most bytes alive at once, the largest size, and the highest end of a pinned item."""
     ends = np.where(task.size > 0, np.maximum(task.pin, 0) + task.size, 0)
-    return max(int(live_sums(task).max(initial=0)), int(ends.max(initial=0)))
+    stacked = fullest(task)[0] if task.sections else 0
+    return max(stacked, int(ends.max(initial=0)))
+
+
+def fullest(task: Problem) -> tuple[int, int, Ints]:
+    """(bytes, section, items) of the highest stack that must stand somewhere; the items are those live there.
+
+    Items at multiples of a step fill whole steps but for the one on top: a stack of them counts by itself.
+    """
+    most, worst, which = 0, 0, np.arange(0)
+    for step in _steps(task):
+        whole = np.where(task.alignment % step == 0, -(-task.size // step) * step, 0)
+        sums = live_sums(task, whole)
+        at = int(np.argmax(sums))
+        if sums[at] > most:
+            items = _live_at(task, at)
+            items = items[whole[items] > 0]
+            height = int(sums[at] - (whole - task.size)[items].max())
+            if height > most:
+                most, worst, which = height, at, items
+    return most, worst, which
+
+
+def _steps(task: Problem) -> list[int]:
+    kinds = task.alignment[:1]
+    if np.any(task.alignment != kinds):
+        kinds = np.unique(task.alignment)
+    return sorted({1, int(np.gcd.reduce(kinds)), *kinds[:STEPS].tolist()})
+
+
+def _live_at(task: Problem, section: int) -> Ints:
+    runs = np.flatnonzero((task.run_low <= section) & (section < task.run_high))
+    return np.repeat(np.arange(task.count), np.diff(task.run_start))[runs]
 
 
 def busiest(task: Problem, sums: Ints) -> Ints:
@@ -312,6 +345,6 @@ def height_of(task: Problem, places: Sequence[int] | Ints) -> int:
 
 
 __all__ = [
-    "MOST", "Problem", "Span", "backwards", "busiest", "check_buffer", "height_of", "live_sums", "lower_bound",
+    "MOST", "Problem", "Span", "backwards", "busiest", "check_buffer", "fullest", "height_of", "live_sums", "lower_bound",
     "offsets_of", "problem", "sections_of",
 ]  # fmt: skip

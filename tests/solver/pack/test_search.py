@@ -166,6 +166,35 @@ def test_alignment_of_all_keeps_the_proof_honest() -> None:
     assert apart.height == 20 and apart.status in ("packed", "optimal")
 
 
+def test_bounds_count_what_alignment_leaves_empty() -> None:
+    raised = met = 0
+    for seed in range(200):
+        rng = random.Random(seed)
+        buffers = [
+            Buffer(f"b{i}", rng.randint(1, 12), a := rng.randint(0, 4), a + rng.randint(1, 4), rng.choice([2, 4, 8]))
+            for i in range(5)
+        ]
+        least, task = brute_height(buffers), problem(buffers)
+        bound, plain_bound = lower_bound(task), lower_bound(problem([replace(b, alignment=1) for b in buffers]))
+        assert least is not None and plain_bound <= bound <= least, seed
+        raised, met = raised + (bound > plain_bound), met + (bound == least)
+        below = pack(buffers, capacity=bound - 1)
+        own = [b for b in buffers if b.id in below.blame]
+        missing = int(below.reason.split(", ")[1].split(" more")[0]) if "hold" in below.reason else 1
+        assert below.status == "infeasible" and missing == 1 and (brute_height(own) or 0) >= bound, seed
+    assert raised > 100 and met > 120
+
+
+def test_greedy_packings_at_one_alignment_are_proven() -> None:
+    buffers = [Buffer(f"b{i}", 64 * i + 5, 0, 3, 64) for i in range(20)]
+    made = pack(buffers)
+    assert (made.status, made.method) == ("optimal", "greedy") and made.bound == sum(
+        64 * i + 64 for i in range(20)
+    ) - 59
+    assert pack(buffers, native=False).height == made.height
+    assert "stacked at their alignments" in pack(buffers, capacity=made.height - 1).reason
+
+
 @needs_compiler
 @pytest.mark.parametrize("kind", ["plain", "aligned", "pinned"])
 def test_pushing_out_lowers_and_stays_valid(kind: str) -> None:
