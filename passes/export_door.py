@@ -22,6 +22,7 @@ from adaflex.passes.arguments import place_of, positional_names
 from adaflex.passes.assemble import Argument, Traced, assemble, storage_key
 from adaflex.passes.capture import Capture, Fixed, Weights
 from adaflex.passes.sizes import Guard, guard_of, size_of, symbols_in
+from adaflex.passes.small_sizes import small_guards
 from adaflex.passes.torch_compat import leaf_paths
 
 aten = torch.ops.aten
@@ -41,15 +42,18 @@ def from_export(
     the model's own tensors, shared, except those the prologue computed. Raises CaptureError where torch cannot trace
     the model, with torch's first line.
     """
-    capture, tensors = sources_from_export(model, args, kwargs, dynamic_shapes)
-    return capture, capture.bind(tensors)
-
-
-def sources_from_export(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None
-) -> tuple[Capture, tuple[Tensor, ...]]:
-    """As ``from_export``, but with the model's own tensors (aligned with ``Capture.sources``) instead of Weights."""
     given, named = _apart((tuple(args), dict(kwargs or {})), set())
+    capture, tensors, spec = _traced(model, given, named, dynamic_shapes)
+    weights = capture.bind(tensors)
+    leaves = dict(zip(_paths(model, given, named), spec.flatten_up_to((given, named)), strict=True))
+    small = small_guards(capture, weights, model, spec, leaves)
+    return replace(capture, guards=tuple(dict.fromkeys(capture.guards + small))), weights
+
+
+def _traced(
+    model: nn.Module, given: tuple[Any, ...], named: dict[str, Any], dynamic_shapes: Any
+) -> tuple[Capture, tuple[Tensor, ...], Any]:
+    """The capture, the model's own tensors, and torch's nesting of the arguments."""
     program = _export(model, given, named, dynamic_shapes)
     _refuse_submodules(program.graph_module)
     arguments = _arguments(program, model, given, named)
@@ -67,7 +71,8 @@ def sources_from_export(
     fixed = _fixed(program, model, given, named)
     guards = _guards(graph, capture.symbol_names)
     guards += tuple(("!=", size_of(size, capture.symbol_names), 1) for size in dropped)
-    return replace(capture, positional=positional_names(model), fixed=fixed, guards=guards), tensors
+    capture = replace(capture, positional=positional_names(model), fixed=fixed, guards=guards)
+    return capture, tensors, program.call_spec.in_spec
 
 
 def _dropped(graph: fx.Graph) -> list[Any]:

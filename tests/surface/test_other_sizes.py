@@ -105,6 +105,46 @@ def test_sizes_at_which_the_model_goes_another_way_are_refused(way: str, tmp_pat
             run(torch.randn(*other, 16))
 
 
+SMALL: dict[str, tuple[Callable[[Tensor], bool], tuple[int, int], str]] = {
+    "one row": (lambda x: x.shape[0] == 1, (1, 6), r"x\.shape\[0\] != 1"),
+    "one column": (lambda x: x.shape[1] > 1, (3, 1), r"x\.shape\[1\] != 1"),
+}
+
+
+@pytest.mark.parametrize("way", SMALL)
+def test_a_size_of_one_at_which_the_model_goes_another_way_is_refused(way: str) -> None:
+    torch.manual_seed(0)
+    asks, other, said = SMALL[way]
+    model = Asks(asks).eval().requires_grad_(False)
+    program = adaflex.compile(model, torch.randn(3, 6, 16), axes=())
+    equal_at(program, model, ((3, 6, 16), (2, 8, 16)))
+    with pytest.raises(AdaflexError, match=said):
+        program(torch.randn(*other, 16))
+
+
+class Guarded(nn.Module):
+    """Has an answer of its own for nothing at all, and asks for one row where that makes no difference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] == 0:
+            return x.new_zeros(5)
+        y: Tensor = self.linear(x)
+        return y.mean(0, keepdim=True) if x.shape[0] == 1 else y
+
+
+def test_sizes_of_one_and_zero_are_served_where_the_graph_holds_for_them() -> None:
+    torch.manual_seed(0)
+    model = Guarded().eval().requires_grad_(False)
+    program = adaflex.compile(model, torch.randn(3, 16), axes=())
+    equal_at(program, model, ((3, 16), (1, 16)))
+    with pytest.raises(AdaflexError, match=r"x\.shape\[0\] != 0"):
+        program(torch.randn(0, 16))
+
+
 class Biased(nn.Module):
     """A table of 16 columns, one row, cut to the length from its end and added to every query's scores."""
 

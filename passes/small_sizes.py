@@ -1,0 +1,100 @@
+"""Sizes of 1 and 0: tracing takes every size for neither, so a model that asks for them went one way without a word.
+
+In: a capture with sizes that vary, and the call it was made from. Out: guards for the sizes at which it does not hold.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adaflex.passes.capture import Capture, Symbol, Weights, broken, draws
+from adaflex.passes.sizes import Guard, evaluate
+
+Path = tuple[str | int, ...]
+
+
+def small_guards(
+    capture: Capture, weights: Weights, model: nn.Module, spec: Any, given: Mapping[Path, Any]
+) -> tuple[Guard, ...]:
+    """``spec``: torch's nesting of (args, kwargs); ``given``: its leaves in order, by where they stand in the call.
+
+    Each size that varies is cut to 1 and to 0, and the model's own answer is held against the graph's.
+    """
+    if any(draws(node) for node in capture.graph.graph.nodes):
+        return ()
+    found = []
+    for symbol in capture.symbols:
+        for size in (1, 0):
+            cut = _cut(capture, model, given, symbol, size)
+            if cut is not None and not _holds(capture, weights, model, spec, {**given, **cut}, size):
+                found.append(("!=", symbol.name, size))
+    return tuple(found)
+
+
+def _cut(
+    capture: Capture, model: nn.Module, given: Mapping[Path, Any], symbol: Symbol, size: int
+) -> dict[Path, Tensor] | None:
+    """The tensors of the call where one size is less; None where the others do not allow it, or a guard says so."""
+    if any(each.hint is None for each in capture.symbols):
+        return None
+    values = {each.name: int(each.hint or 0) for each in capture.symbols} | {symbol.name: size}
+    made: dict[Path, Tensor] = {}
+    for each in capture.inputs:
+        if each.is_state or each.dtype is None:
+            continue
+        shape = [evaluate(axis, values) for axis in each.shape]
+        if any(not 0 <= new <= old for new, old in zip(shape, given[each.path].shape, strict=True)):
+            return None
+        made[each.path] = given[each.path].detach()[tuple(map(slice, shape))].clone()
+    try:
+        return made if broken(capture, _inputs(capture, model, {**given, **made})) is None else None
+    except ZeroDivisionError:  # a guard that says nothing of such sizes: those calls are refused
+        return None
+
+
+def _inputs(capture: Capture, model: nn.Module, given: Mapping[Path, Any]) -> list[Any]:
+    """The graph's inputs: the call's, and the buffers that it writes to."""
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    return [buffers[each.name].clone() if each.is_state else given[each.path] for each in capture.inputs]
+
+
+def _holds(
+    capture: Capture, weights: Weights, model: nn.Module, spec: Any, given: Mapping[Path, Any], size: int
+) -> bool:
+    """Does the graph give what the model gives? Where the model gives nothing there is nothing to hold to."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    leaves = [each.clone() if isinstance(each, Tensor) else each for each in given.values()]
+    args, kwargs = spec.unflatten(leaves)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wanted = torch.func.functional_call(model, buffers, tuple(args), dict(kwargs))
+    except Exception:
+        return True
+    try:
+        made = capture.run(weights, _inputs(capture, model, given))[len(capture.mutations) :]
+        return _equal(capture.out_spec.flatten_up_to(wanted), made)
+    except ValueError:  # nested otherwise
+        return False
+    except Exception:
+        return size == 0  # what torch's views cannot do with nothing a program may
+
+
+def _equal(wanted: Sequence[Any], made: Sequence[Any]) -> bool:
+    pairs = [(a, b) for a, b in zip(wanted, made, strict=True) if isinstance(a, Tensor)]
+    return all(isinstance(b, Tensor) and a.shape == b.shape and _near(a, b) for a, b in pairs)
+
+
+def _near(wanted: Tensor, made: Tensor) -> bool:
+    """As far apart as two orders of summing are, not two ways of computing."""
+    if not (wanted.is_floating_point() or wanted.is_complex()):
+        return torch.equal(wanted, made)
+    rough = 0.05 if wanted.dtype.itemsize < 4 else 1e-3
+    wide = torch.complex128 if wanted.is_complex() else torch.float64
+    a, b = wanted.to(wide), made.to(wide)
+    return torch.allclose(b, a, rough, rough * float(a.abs().nan_to_num(posinf=0.0).mean() if a.numel() else 0), True)
