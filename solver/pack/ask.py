@@ -14,6 +14,7 @@ import numpy as np
 
 from adaflex.solver.pack.core import LIMIT, NICHE, RULES, Core
 from adaflex.solver.pack.problem import Problem, backwards, busiest, live_sums
+from adaflex.solver.pack.sums import Sums
 from adaflex.solver.pack.twin import Twin
 
 REVERSAL = RULES["reversal"]
@@ -35,9 +36,9 @@ class Clock:
         return time.perf_counter() >= self.deadline or (self.nodes_left is not None and self.used >= self.nodes_left)
 
     def part(self, share: float) -> Clock:
-        """A clock with a share of what is left."""
+        """A clock with a share of what is left, of nodes at least one: who asks again and again comes to an end."""
         left = max(0.0, self.deadline - time.perf_counter())
-        nodes = None if self.nodes_left is None else int((self.nodes_left - self.used) * share)
+        nodes = None if self.nodes_left is None else max(1, int((self.nodes_left - self.used) * share))
         return Clock(time.perf_counter() + left * share, nodes)
 
 
@@ -50,6 +51,7 @@ class Asker:
     plain: bool
     seed: int
     rules: int
+    step: int = 1  # what sizes were rounded up to
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -60,6 +62,7 @@ class Asker:
         self.features = list(zip(*(row.tolist() for row in rows), strict=True))
         self.asked = 0
         self.mirror: Core | Twin | None = None
+        self.sums = Sums(task, self.step) if self.rules & RULES["sums"] else None
 
     def reversed(self) -> Core | Twin:
         """A core that holds the problem with time running backwards: other choices come first."""

@@ -17,7 +17,7 @@ using Value = int64_t;
 enum Result { kFail = 0, kFound = 1, kLimit = 2 };
 enum Rule {
   kSections = 1, kMonotone = 2, kUnplacedFloor = 4, kDominance = 8, kSplit = 16, kHatless = 32, kTwins = 64, kNiche = 128,
-  kWeights = 256, kNogoods = 512, kSums = 1024
+  kWeights = 256, kNogoods = 512
 };
 
 double now() {

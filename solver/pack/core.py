@@ -16,7 +16,7 @@ from adaflex.solver.pack.problem import Problem
 
 RULES = {
     "sections": 1, "monotone": 2, "unplaced_floor": 4, "dominance": 8, "split": 16, "hatless": 32, "twins": 64,
-    "niche": 128, "weights": 256, "nogoods": 512, "reversal": 2048,
+    "niche": 128, "weights": 256, "nogoods": 512, "sums": 1024, "reversal": 2048,
 }  # fmt: skip
 ALL_RULES = sum(RULES.values())
 NICHE = RULES["niche"]  # instead of the canonical search: plain items only

@@ -345,6 +345,6 @@ def height_of(task: Problem, places: Sequence[int] | Ints) -> int:
 
 
 __all__ = [
-    "MOST", "Problem", "Span", "backwards", "busiest", "check_buffer", "fullest", "height_of", "live_sums", "lower_bound",
-    "offsets_of", "problem", "sections_of",
+    "MOST", "Problem", "Span", "backwards", "busiest", "check_buffer", "fullest", "height_of", "live_sums",
+    "lower_bound", "offsets_of", "problem", "sections_of",
 ]  # fmt: skip

@@ -214,9 +214,13 @@ def solve_part(
     rounded, step = round_sizes(task)
     if step > 1:
         core = engine(rounded, native)
-    asker = Asker(rounded, core, plain(rounded), seed, rules)
+    asker = Asker(rounded, core, plain(rounded), seed, rules, step)
     if first_words(task, asker, found, (enough, hope, step), minimise, clock):
         return found
+    if not asker.plain:  # else the most bytes alive are such a sum themselves
+        raise_bound(asker, found)
+        if found.height <= max(enough, found.bound) or (not minimise and found.bound > enough):
+            return found
     first = enough if not minimise else max(found.bound, enough)
     if task.count > PUSHED and isinstance(core, Core) and found.height > first >= found.bound:
         if not many:
@@ -235,6 +239,12 @@ def solve_part(
     elif found.bound <= enough < found.height:
         question(task, asker, found, enough, (clock, step, how))
     return found
+
+
+def raise_bound(asker: Asker, found: Found) -> None:
+    """Lift the bound over heights that no sum of sizes reaches."""
+    if asker.sums is not None:
+        found.bound = asker.sums.raised(found.bound, found.height)
 
 
 def first_words(
@@ -318,6 +328,7 @@ def ask(task: Problem, asker: Asker, found: Found, capacities: tuple[int, int], 
     elif result == NONE and capacities[1] >= found.bound:
         found.bound = max(found.bound, capacities[1] + 1)
         found.methods.append("exhausted")
+        raise_bound(asker, found)
     return result
 
 

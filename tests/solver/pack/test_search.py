@@ -166,6 +166,20 @@ def test_alignment_of_all_keeps_the_proof_honest() -> None:
     assert apart.height == 20 and apart.status in ("packed", "optimal")
 
 
+@needs_compiler
+@pytest.mark.timeout(30)
+def test_the_last_nodes_are_used_up() -> None:
+    for seed in range(6):
+        rng = random.Random(f"last {seed}")
+        buffers = [
+            Buffer(f"b{i}", rng.randint(1, 100), a := rng.randint(0, 8), a + rng.randint(1, 6), rng.choice([1, 16, 64]))
+            for i in range(16)
+        ]
+        for nodes in range(4000, 4010):
+            made = pack(buffers, time_limit_s=600, node_limit=nodes)
+            assert made.status == "optimal" or nodes <= made.nodes <= nodes + 3
+
+
 def test_bounds_count_what_alignment_leaves_empty() -> None:
     raised = met = 0
     for seed in range(200):
