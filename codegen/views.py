@@ -5,13 +5,14 @@ In: a ``View`` and a view op's arguments. Out: another ``View``, or None where t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
 
-from adaflex.codegen.sizes import divides, known, same
+from adaflex.codegen.sizes import divides, known, polynomial, same
 from adaflex.runtime.region import Size, plus, product, times
 
 
@@ -67,7 +68,7 @@ def apply(op: str, view: View, args: Sequence[Any], shape: tuple[Size, ...]) -> 
         return _expand(view, shape)
     if op == "select":
         axis = int(args[0]) % rank
-        start = _from_end(args[1], view.shape[axis])
+        start = _from_start(args[1], view.shape[axis])
         offset = plus(view.offset, times(start, view.strides[axis]))
         drop = [k for k in range(rank) if k != axis]
         return View(view.node, tuple(view.shape[k] for k in drop), tuple(view.strides[k] for k in drop), offset)
@@ -95,15 +96,22 @@ def _expand(view: View, shape: tuple[Size, ...]) -> View:
     return replace(view, shape=shape, strides=tuple(strides))
 
 
-def _from_end(index: Size, size: Size) -> Size:
-    return plus(size, index) if isinstance(index, int) and index < 0 else index
+def _from_start(index: Size, size: Size) -> Size:
+    """An index that counts from the end where it is negative, counted from the start."""
+    counts, atoms = polynomial(index).values(), "".join(itertools.chain(*polynomial(index)))
+    if all(count >= 0 for count in counts) and "-" not in atoms:
+        return index
+    if all(count <= 0 for count in counts) and "(" not in atoms:  # symbols are at least 1
+        return plus(size, index)
+    negative = ("min", 1, ("max", 0, times(-1, index)))  # 1 or 0: the sizes of a call say which
+    return plus(index, times(size, negative))
 
 
 def _slice(view: View, args: Sequence[Any], shape: tuple[Size, ...]) -> View:
     axis = (int(args[0]) if args else 0) % len(view.shape)
     start = args[1] if len(args) > 1 and args[1] is not None else 0
     step = args[3] if len(args) > 3 else 1
-    start = _from_end(start, view.shape[axis])
+    start = _from_start(start, view.shape[axis])
     stride = times(view.strides[axis], step)
     strides = (*view.strides[:axis], stride, *view.strides[axis + 1 :])
     return View(view.node, shape, strides, plus(view.offset, times(start, view.strides[axis])))

@@ -110,6 +110,46 @@ def test_models_in_half_precision_run_as_torch_runs_them(dtype: torch.dtype) -> 
         assert program(x).dtype == dtype and (program(x) - wanted).float().norm() < 0.02 * wanted.float().norm()
 
 
+class Cut(nn.Module):
+    """A mask may be longer than what it masks: its last positions, or those from a difference on, count."""
+
+    def __init__(self, cut: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+        self.cut = cut
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.cut(self.linear(x), mask)
+
+
+CUTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "the last": lambda y, mask: y * mask[:, -y.shape[1] :, None],
+    "every second of the last": lambda y, mask: mask[:, -y.shape[1] :: 2] * 2,
+    "one from the end": lambda y, mask: y.sum(1) * mask[:, -y.shape[1], None],
+    "from a difference on": lambda y, mask: y * mask[:, mask.shape[1] - y.shape[1] :, None],
+    "one at a difference": lambda y, mask: y.sum(1) * mask[:, y.shape[1] - mask.shape[1], None],
+    "half of it before the end": lambda y, mask: mask[:, -(y.shape[1] // 2) - 1 :] + 1,
+    "all but the last": lambda y, mask: mask[:, : -y.shape[1]] + 1,
+    "the last one": lambda y, mask: y[:, y.shape[1] - 1 :] + y[:, y.shape[1] - 1, None],
+}
+
+
+@pytest.mark.parametrize("door", ["export", "torch.compile"])
+@pytest.mark.parametrize("cut", CUTS)
+def test_slices_from_a_size_before_the_end(cut: str, door: str) -> None:
+    torch.manual_seed(0)
+    model = Cut(CUTS[cut]).eval().requires_grad_(False)
+    example = (torch.randn(2, 8, 16), torch.randn(2, 11))
+    if door == "export":
+        found: Any = adaflex.compile(model, example, axes=())
+    else:
+        found = torch.compile(model, backend="adaflex", fullgraph=True, dynamic=True, options={"axes": ()})
+    with torch.no_grad():
+        for length, longer in ((8, 11), (3, 9), (5, 7)):
+            given = torch.randn(3, length, 16), torch.randn(3, longer)
+            torch.testing.assert_close(found(*given), model(*given))
+
+
 class Pooled(nn.Module):
     """Truths that mark what to leave out, as torch's own attention takes them."""
 
