@@ -205,7 +205,9 @@ class _Describer:
         derived = tuple(each.name for each in made_of) or (name,)
         names = main.aliases if main and main.name == name else (name,)
         shape = tuple(value.shape)
-        return Constant(new.name, name, names, storage, bytes_of(old), value.dtype, shape, bool(main), derived)
+        items = max((each.dtype.itemsize for each in made_of), default=0)
+        narrow = items if items < value.dtype.itemsize else 0
+        return Constant(new.name, name, names, storage, bytes_of(old), value.dtype, shape, bool(main), derived, narrow)
 
     def _name(self, main: Constant | None, made_of: Sequence[Constant]) -> str:
         """The weight's name while it is free, else that of what it is made of and a number."""

@@ -54,6 +54,12 @@ class Constant:
     shape: tuple[int, ...]
     is_parameter: bool
     derived: tuple[str, ...] = ()  # names it is computed from by the prologue; (): the model's own tensor
+    item_bytes: int = 0  # of an element as the model holds it, where that is less than ``dtype`` takes; else 0
+
+    @property
+    def original_bytes(self) -> int:
+        """Bytes as the model itself holds it."""
+        return self.size_bytes // self.dtype.itemsize * self.item_bytes if self.item_bytes else self.size_bytes
 
 
 @dataclass(frozen=True)

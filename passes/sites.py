@@ -197,7 +197,7 @@ def _site(capture: Capture, uses: list[_Use], made: Mapping[str, object]) -> Sit
         counts[key] += 1
     shape = constant.shape[::-1] if uses[0].turned else constant.shape
     op = "+".join(sorted({use.op for use in uses}))
-    return Site(name, op, shape[0] * shape[1], constant.size_bytes, tuple(identities), "", tuple(shape))
+    return Site(name, op, shape[0] * shape[1], constant.original_bytes, tuple(identities), "", tuple(shape))
 
 
 def _offers(site: Site, menu: Menu, machine: Machine) -> tuple[Encoding, ...]:

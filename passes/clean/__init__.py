@@ -10,7 +10,7 @@ import time
 
 from torch import fx
 
-from adaflex.passes.clean import activations, attention, linears, masks, norms, refresh, remove, spelling
+from adaflex.passes.clean import activations, attention, linears, masks, norms, refresh, remove, spelling, widen
 from adaflex.passes.clean.tools import Pass
 from adaflex.passes.torch_compat import fake_mode_of, no_new_guards
 from adaflex.settings import settings
@@ -21,6 +21,7 @@ log = logging.getLogger("adaflex.passes")
 
 PASSES: tuple[Pass, ...] = (
     remove.asserts,
+    widen.half_models,
     spelling.spellings,
     spelling.casts,
     remove.no_ops,

@@ -53,9 +53,14 @@ def _stays(node: fx.Node) -> bool:
     value = tensor_of(node)
     if value is None or is_output(node) or is_op(node, *SPLATS):
         return True
-    if is_op(node, aten.t.default) and is_constant(node.args[0]):
+    if is_op(node, aten.t.default) and _is_weight(node.args[0]):
         return True
     return bytes_of(node) > 2 * sum(bytes_of(each) for each in ancestors(node)) + SPARE_BYTES
+
+
+def _is_weight(node: Any) -> bool:
+    """A constant as it is, or in another dtype."""
+    return is_constant(node) or (is_op(node, aten._to_copy.default) and is_constant(node.args[0]))
 
 
 def bytes_of(node: fx.Node) -> int:

@@ -145,13 +145,6 @@ def test_double_and_otherwise_used_weights_are_no_sites() -> None:
     assert [name for name, why in sites.notes if "also used by" in why] == ["plain.weight"]
 
 
-def test_models_in_bf16_are_left_to_torch_and_noted() -> None:
-    model = Layer().to(torch.bfloat16)
-    _, _, sites = sites_of(model, torch.randn(1, 3, 64, dtype=torch.bfloat16))
-    assert sites.sites == ()
-    assert ("up.weight", "gives torch.bfloat16: kernels give torch.float32") in sites.notes
-
-
 @pytest.mark.parametrize("name", REWRITTEN)
 def test_rewriting_the_zoo(name: str) -> None:
     """Keeping every site changes nothing; bf16 a little; 8 bits more."""
