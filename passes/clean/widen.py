@@ -71,16 +71,17 @@ def _cast_behind(node: fx.Node, kept: set[fx.Node]) -> None:
 
 
 def _first_call(graph: fx.Graph) -> fx.Node:
-    return next(node for node in graph.nodes if node.op != "placeholder")
+    found: fx.Node = next(node for node in graph.nodes if node.op != "placeholder")
+    return found
 
 
 def _retype(node: fx.Node) -> None:
     """Ask for fp32 where half precision was asked for; the node's value follows from its arguments."""
-    args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), _wide)  # type: ignore[arg-type]
+    args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), _wide)
     node.args, node.kwargs = args, kwargs
     given, named = fx.node.map_arg((args, kwargs), lambda each: each.meta["val"])
     try:
-        node.meta["val"] = compute(node.target, given, named, _mode(node))
+        node.meta["val"] = compute(node.target, given, named, fake_mode_of(tensor_of(node)))
     except Exception:  # a composite that cannot run on symbolic sizes outside of a trace keeps shape and strides
         node.meta["val"] = torch.utils._pytree.tree_map(_widened, node.meta.get("val"))
 
@@ -89,16 +90,10 @@ def _wide(value: Any) -> Any:
     return torch.float32 if value in HALF else value
 
 
-def _mode(node: fx.Node) -> Any:
-    return fake_mode_of(tensor_of(node))
-
-
 def _widened(value: Any) -> Any:
-    return (
-        compute(aten._to_copy.default, (value,), {"dtype": torch.float32}, fake_mode_of(value))
-        if (isinstance(value, Tensor) and value.dtype in HALF)
-        else value
-    )
+    if not isinstance(value, Tensor) or value.dtype not in HALF:
+        return value
+    return compute(aten._to_copy.default, (value,), {"dtype": torch.float32}, fake_mode_of(value))
 
 
 def _cast_before(returned: fx.Node, node: fx.Node, own: fx.Node | None, dtype: torch.dtype) -> None:
