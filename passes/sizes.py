@@ -65,9 +65,22 @@ def guard_of(expression: Any, names: Mapping[str, str]) -> Guard | None:
         left, right = (_from_expression(each, names) for each in expression.args)
     except ValueError:
         return None
-    if word == "!=" and {left, right} & {0, 1}:
-        return None
+    if word == "!=":
+        left, right = _cancelled(left, right)
+        if {left, right} & {0, 1}:
+            return None
     return (word, right, left) if turned else (word, left, right)
+
+
+def _cancelled(left: Size, right: Size) -> tuple[Size, Size]:
+    """Two sizes without the factors they share: s0 * s1 and s0 differ where s1 is not 1, or s0 is 0."""
+    ours, theirs = (list(each[1:]) if isinstance(each, tuple) and each[0] == "*" else [each] for each in (left, right))
+    for factor in tuple(ours):
+        if factor in theirs:
+            ours.remove(factor)
+            theirs.remove(factor)
+    first, second = (1 if not each else each[0] if len(each) == 1 else ("*", *each) for each in (ours, theirs))
+    return first, second
 
 
 def evaluate(size: Size, values: Mapping[str, int]) -> int:

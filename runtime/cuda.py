@@ -24,7 +24,7 @@ from adaflex.errors import OptionError
 from adaflex.runtime.bounds import check_bounds
 from adaflex.runtime.inputs import check_guards, check_inputs, sizes_of
 from adaflex.runtime.layout import Layout, plan_layout, touched
-from adaflex.runtime.library import DTYPES, LibraryCall, prepare
+from adaflex.runtime.library import DTYPES, LibraryCall, plain, prepare
 from adaflex.runtime.program import Argument, AttentionStep, LibraryStep, Loop, Operand, Phase, Program, Segment
 from adaflex.runtime.region import evaluate
 
@@ -133,10 +133,10 @@ class CudaExecutor:
             if key not in self._shapes:
                 check_guards(self.program, values)
                 check_bounds(self._given, values)
-                self._check(values, inputs)
+                check_inputs(self.program, values, inputs, self.device)
                 self._shapes[key] = self._plan(values)
             else:
-                self._check(values, inputs)
+                check_inputs(self.program, values, inputs, self.device)
         return self._shapes[key]
 
     def _plan(self, values: dict[str, int]) -> _Shape:
@@ -149,12 +149,6 @@ class CudaExecutor:
 
     def _native(self) -> list[int]:
         return [n for n in self._order if not isinstance(self.program.steps[n], LibraryStep | AttentionStep)]
-
-    def _check(self, values: Mapping[str, int], inputs: Sequence[Any]) -> None:
-        check_inputs(self.program, values, inputs)
-        for name, slot, given in zip(self.program.input_names, self.program.inputs, inputs, strict=True):
-            if slot >= 0 and given.device.type != self.device.type:
-                raise OptionError(f"input '{name}' is on '{given.device}'; move it to '{self.device}', where this runs")
 
     # ---- memory ----
     def _capturing(self) -> bool:
@@ -203,7 +197,7 @@ class CudaExecutor:
         tensors: dict[int, Tensor] = {}
         for slot, given in zip(program.inputs, inputs, strict=True):
             if slot >= 0:
-                tensors[slot] = given.contiguous()
+                tensors[slot] = plain(given)
         for slot, dims in zip(program.outputs, shape.output_shapes, strict=True):
             if program.slots[slot].kind == "output":
                 tensors[slot] = torch.empty(dims, dtype=DTYPES[program.slots[slot].form], device=self.device)

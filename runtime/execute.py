@@ -22,14 +22,14 @@ from adaflex.runtime.bounds import check_bounds
 from adaflex.runtime.inputs import check_guards, check_inputs, sizes_of
 from adaflex.runtime.kernels import Kernels, Prepared
 from adaflex.runtime.layout import Layout, plan_layout, touched
-from adaflex.runtime.library import DTYPES, LibraryCall, prepare
+from adaflex.runtime.library import DTYPES, LibraryCall, plain, prepare
 from adaflex.runtime.program import LibraryStep, Program, Segment
 from adaflex.runtime.region import evaluate
 from adaflex.runtime.ring import ring_bytes
 from adaflex.runtime.staging import Staging, Turn
 from adaflex.runtime.stream import Stream
 
-ALIGNMENT = 64
+ALIGNMENT, CPU = 64, torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def _memory(size_bytes: int) -> Tensor:
 def _key(given: Any) -> Any:
     """What of an input the layout depends on; of what is no input at all, its type."""
     if isinstance(given, Tensor):
-        return given.shape, given.dtype
+        return given.shape, given.dtype, given.device, given.layout
     return given if isinstance(given, int) else type(given)
 
 
@@ -156,7 +156,7 @@ class Executor:
         values = sizes_of(self.program, inputs)
         check_guards(self.program, values)
         check_bounds(self.program, values)
-        check_inputs(self.program, values, inputs)
+        check_inputs(self.program, values, inputs, CPU)
         scratch = self.kernels.scratch_bytes(tuple(values.values()))
         layout = plan_layout(self.program, values, self.threads, scratch, getattr(self.kernels, "whole", False))
         shapes = [
@@ -208,7 +208,7 @@ class Executor:
         tensors: dict[int, Tensor] = {}
         for slot, given in zip(program.inputs, inputs, strict=True):
             if slot >= 0:
-                tensors[slot] = given if given.is_contiguous() else given.contiguous()
+                tensors[slot] = plain(given)
                 addresses[slot] = tensors[slot].data_ptr()
         for slot, dims in zip(program.outputs, shape.output_shapes, strict=True):
             if program.slots[slot].kind == "output":

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from adaflex.errors import OptionError
@@ -34,8 +35,8 @@ def sizes_of(program: Program, inputs: Sequence[Any]) -> dict[str, int]:
     return values
 
 
-def check_inputs(program: Program, values: Mapping[str, int], inputs: Sequence[Any]) -> None:
-    """``OptionError`` for an input of another shape or dtype."""
+def check_inputs(program: Program, values: Mapping[str, int], inputs: Sequence[Any], device: torch.device) -> None:
+    """``OptionError`` for an input of another shape, dtype or layout, or on another device."""
     for place, (slot, given) in enumerate(zip(program.inputs, inputs, strict=True)):
         if slot < 0:
             continue
@@ -46,6 +47,10 @@ def check_inputs(program: Program, values: Mapping[str, int], inputs: Sequence[A
         dtype = DTYPES[program.slots[slot].form]
         if given.dtype != dtype:
             raise OptionError(f"input '{name}' is {given.dtype}; this program takes {dtype}")
+        if given.device.type != device.type:
+            raise OptionError(f"input '{name}' is on '{given.device}'; move it to '{device}', where this runs")
+        if given.layout is not torch.strided:
+            raise OptionError(f"input '{name}' is {given.layout}; this program takes dense tensors: call .to_dense()")
 
 
 def check_guards(program: Program, values: Mapping[str, int]) -> None:

@@ -132,9 +132,16 @@ def _memory(arguments: Sequence[Any]) -> set[int]:
     return found
 
 
+def plain(value: Tensor) -> Tensor:
+    """The values row by row in memory, with nothing put off: a gap, a conjugate, a minus sign."""
+    if value.is_contiguous() and not value.is_conj() and not value.is_neg():
+        return value
+    return value.resolve_conj().resolve_neg().contiguous()
+
+
 def _own(value: Tensor, taken: Collection[int]) -> Tensor:
     """The result, contiguous and in memory of its own: that of an argument is soon another tensor's."""
-    dense = value.resolve_conj().resolve_neg().contiguous()
+    dense = plain(value)
     return dense.clone() if dense.untyped_storage().data_ptr() in taken else dense
 
 

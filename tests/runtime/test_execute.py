@@ -165,15 +165,17 @@ def strided(inputs: tuple[Tensor, ...], kind: str) -> tuple[Tensor, ...]:
     """The same values in another layout."""
     if kind == "transposed":
         return tuple(each.t().contiguous().t() if each.dim() == 2 else each for each in inputs)
+    if kind == "signs to be turned":  # torch marks such tensors and turns their signs when they are read
+        return tuple(torch._neg_view(-each) if each.is_floating_point() else each for each in inputs)
     if kind == "every other row":
         return tuple(torch.stack((each, each - 1), 1).flatten(0, 1)[::2] for each in inputs)
     return tuple(each[:1].expand_as(each) for each in inputs)
 
 
-@pytest.mark.parametrize("kind", ["transposed", "every other row", "expanded"])
+@pytest.mark.parametrize("kind", ["transposed", "signs to be turned", "every other row", "expanded"])
 def test_inputs_in_any_layout(executor: Callable[..., Executor], parts: Parts, kind: str) -> None:
     inputs = strided(inputs_of(5), kind)
-    assert not inputs[0].is_contiguous()
+    assert inputs[0].is_neg() or not inputs[0].is_contiguous()
     kept = [each.clone() for each in inputs]
     outputs = executor()(*inputs)
     assert_eager(parts, kept, outputs)
@@ -222,15 +224,18 @@ def test_a_call_that_fails_leaves_room_for_the_next(executor: Callable[..., Exec
         (0, lambda x: x.double(), "'x' is torch.float64"),
         (1, lambda ids: ids.float(), "'ids' is torch.float32"),
         (2, lambda wide: wide[:2], "'wide' has shape"),
+        (0, lambda x: x.to("meta"), "'x' is on 'meta'"),
+        (0, lambda x: x.to_sparse(), "'x' is torch.sparse_coo"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused_by_name(
     executor: Callable[..., Executor], place: int, change: Callable[[Tensor], Tensor], message: str
 ) -> None:
-    given = list(inputs_of(4))
+    given, run = list(inputs_of(4)), executor()
+    run(*given)
     given[place] = change(given[place])
     with pytest.raises(OptionError, match=message):
-        executor()(*given)
+        run(*given)
 
 
 def test_a_program_is_not_pickled(executor: Callable[..., Executor]) -> None:

@@ -145,6 +145,19 @@ def test_sizes_of_one_and_zero_are_served_where_the_graph_holds_for_them() -> No
         program(torch.randn(0, 16))
 
 
+class Permuted(nn.Module):
+    """Images, normalised over their channels."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body, self.norm, self.linear = body, nn.LayerNorm(8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        z: Tensor = self.linear(self.norm(y.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return self.body[1](y + z)
+
+
 class Biased(nn.Module):
     """A table of 16 columns, one row, cut to the length from its end and added to every query's scores."""
 
@@ -165,6 +178,15 @@ def test_a_size_that_is_always_one_is_spread() -> None:
     model = Biased().eval().requires_grad_(False)
     program = adaflex.compile(model, torch.randn(2, 6, 8), axes=())
     equal_at(program, model, ((2, 6, 8), (3, 9, 8), (1, 2, 8)))
+
+
+def test_no_images_at_all_are_served() -> None:
+    """Whether patches lie as channels do is asked by comparing products that are all 0 for no images."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU())
+    model = Permuted(model).eval().requires_grad_(False)
+    program = adaflex.compile(model, torch.randn(2, 3, 16, 16), axes=())
+    equal_at(program, model, ((2, 3, 16, 16), (0, 3, 16, 16), (1, 3, 8, 12)))
 
 
 class Windows(nn.Module):
