@@ -12,7 +12,7 @@ demo: $(BASE)
 
 # One thread for each worker: two workers with two spinning threads each would wait for one another.
 test: $(DEV)
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(DEV)
 	$(PY) -m ruff format --check .

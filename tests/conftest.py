@@ -1,0 +1,33 @@
+"""The longest files first: whole files are dealt to workers, so a long one that came last would keep one waiting."""
+
+from __future__ import annotations
+
+import pytest
+
+LONGEST = (
+    "surface/test_zoo.py",
+    "codegen/test_programs.py",
+    "codegen/test_row_steps.py",
+    "surface/test_written.py",
+    "surface/test_placement.py",
+    "passes/test_widths.py",
+    "passes/test_capture_doors.py",
+    "fault/test_planted.py",
+    "codegen/test_fuzz_graphs.py",
+    "surface/test_other_sizes.py",
+    "surface/test_skip.py",
+    "runtime/test_execute.py",
+    "runtime/test_cuda.py",
+    "solver/test_brute_force.py",
+    "error/test_bad_input.py",
+    "surface/test_width.py",
+    "surface/test_tied.py",
+    "passes/test_score_minilm.py",
+    "surface/test_commands.py",
+    "surface/test_readme.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(LONGEST)))
