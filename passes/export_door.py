@@ -6,6 +6,7 @@ In: ``nn.Module`` in eval mode, arguments of one call, sizes that may vary. Out:
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.overrides import TorchFunctionMode
 
 from adaflex.errors import CaptureError
 from adaflex.passes.arguments import place_of, positional_names
@@ -27,6 +29,7 @@ from adaflex.passes.torch_compat import leaf_paths
 
 aten = torch.ops.aten
 DEEPEST, MOST_GUARDS = 24, 1000  # of guards: deeper ones say nothing that a caller could read, nor a file hold
+LONGEST = 64  # operations in one size
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 
 
@@ -104,31 +107,33 @@ def _depth(size: Any) -> int:
     return 1 + max(map(_depth, size), default=0) if isinstance(size, tuple) else 0
 
 
-def any_sizes(args: Sequence[Any], kwargs: Mapping[str, Any] | None, model: nn.Module) -> dict[str, Any]:
-    """``dynamic_shapes`` that let every size of every tensor argument vary where the model allows it."""
+def any_sizes(
+    args: Sequence[Any], kwargs: Mapping[str, Any] | None, model: nn.Module, axes: int = sys.maxsize
+) -> dict[str, Any]:
+    """``dynamic_shapes`` that let every tensor argument's sizes vary where the model allows it, of its first ``axes``."""
     try:  # as torch.export names them
         values = inspect.signature(model.forward).bind(*args, **dict(kwargs or {})).arguments
     except TypeError as fault:
         raise CaptureError(f"the arguments do not fit {type(model).__name__}.forward: {fault}") from fault
-    return {name: _any_size(value) for name, value in values.items()}
+    return {name: _any_size(value, axes) for name, value in values.items()}
 
 
-def _any_size(value: Any) -> Any:
+def _any_size(value: Any, axes: int) -> Any:
     if isinstance(value, Tensor):
-        return dict.fromkeys(range(value.dim()), Dim.AUTO)
+        return dict.fromkeys(range(min(axes, value.dim())), Dim.AUTO)
     if type(value) in (list, tuple):
-        return type(value)(_any_size(each) for each in value)
+        return type(value)(_any_size(each, axes) for each in value)
     if type(value) is dict:
-        return {key: _any_size(each) for key, each in value.items()}
+        return {key: _any_size(each, axes) for key, each in value.items()}
     return None
 
 
 def _apart(value: Any, seen: set[int]) -> Any:
-    """The arguments, each a tensor of its own: torch traces one tensor given twice as one input, for all calls."""
+    """The arguments, each a tensor of its own: torch traces one given twice as one input, and leaves marks on them."""
     if isinstance(value, Tensor):
         known = id(value) in seen
         seen.add(id(value))
-        return value.clone() if known else value
+        return value.clone() if known else value.detach()
     if type(value) in (list, tuple):
         return type(value)(_apart(each, seen) for each in value)
     if type(value) is dict:
@@ -138,7 +143,7 @@ def _apart(value: Any, seen: set[int]) -> Any:
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> ExportedProgram:
     try:
-        with torch.no_grad(), warnings.catch_warnings(), written_out():
+        with torch.no_grad(), warnings.catch_warnings(), written_out(), ShortSizes():
             warnings.simplefilter("ignore")  # torch's own deprecations, not the user's
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
             decomposed: ExportedProgram = program.run_decompositions({})
@@ -149,6 +154,18 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], sha
             f"torch.export could not capture {type(model).__name__} ({type(error).__name__}: {first}); "
             "run torch.export.export on it to see the place, or compile a submodule"
         ) from error
+
+
+class ShortSizes(TorchFunctionMode):
+    """Within it a trace ends where a size becomes so long an expression that torch reasons about it for minutes."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        sizes = found.shape if isinstance(found, Tensor) else ()
+        if any(isinstance(size, torch.SymInt) and size.node.expr.count_ops() > LONGEST for size in sizes):
+            name = getattr(function, "__name__", str(function))
+            raise CaptureError(f"a size in '{name}' depends on the inputs' sizes in more than {LONGEST} operations")
+        return found
 
 
 @contextmanager

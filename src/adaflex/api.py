@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -120,14 +121,16 @@ def _calls(inputs: Any, options: Options) -> Calibration:
 
 
 def _captured(model: nn.Module, first: Batch, example: Batch, options: Options) -> tuple[Capture, Weights]:
-    """The model with the sizes the user left free, else with all free that the model allows, else fixed."""
+    """The model with the sizes the user left free, else with all free that it allows, with the first axes', or none."""
     if options.shapes is not None:
         return from_export(model, first.args, first.kwargs, options.shapes)
-    try:
-        return from_export(model, example.args, example.kwargs, any_sizes(example.args, example.kwargs, model))
-    except CaptureError as fault:
-        log.info("captured with fixed sizes, because with free ones: %s", fault)
-        return from_export(model, first.args, first.kwargs)
+    for axes, kept in ((sys.maxsize, "all but the first sizes"), (1, "all sizes")):
+        try:
+            shapes = any_sizes(example.args, example.kwargs, model, axes)
+            return from_export(model, example.args, example.kwargs, shapes)
+        except CaptureError as fault:
+            log.info("captured with %s fixed, because with free ones: %s", kept, fault)
+    return from_export(model, first.args, first.kwargs)
 
 
 def _planned(

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import adaflex
-from adaflex.errors import AdaflexError
+from adaflex.errors import AdaflexError, CaptureError
+from adaflex.passes.export_door import any_sizes, from_export
 
 
 class Patches(nn.Module):
@@ -199,6 +200,32 @@ class Windows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.nn.functional.pad(self.linear(x), (0, 0, 0, (4 - x.shape[1] % 4) % 4), value=2.0)
         return torch.nn.functional.interpolate(y.view(x.shape[0], -1, 4, 8).amax(2).transpose(1, 2), scale_factor=1.5)
+
+
+class Nested(nn.Module):
+    """Windows of windows: each padding depends on the length that the one before left."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.linear, self.levels = nn.Linear(16, 8), levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        for window in range(3, 3 + self.levels):
+            y = nn.functional.pad(y, (0, 0, 0, (window - y.shape[1] % window) % window), value=1.0)
+            y = y.view(y.shape[0], -1, window, 8).amax(2).repeat_interleave(2, 1)
+        return y
+
+
+def test_sizes_that_depend_on_many_others_are_fixed_and_batches_left_free() -> None:
+    torch.manual_seed(0)
+    model, x = Nested(6).eval().requires_grad_(False), torch.randn(3, 40, 16)
+    with pytest.raises(CaptureError, match="more than 64 operations"):
+        from_export(model, (x,), None, any_sizes((x,), None, model))
+    program = adaflex.compile(model, x, axes=())
+    equal_at(program, model, ((3, 40, 16), (1, 40, 16), (7, 40, 16)))
+    with pytest.raises(AdaflexError, match=r"this program takes \(3, 40, 16\)"):
+        program(torch.randn(3, 41, 16))
 
 
 def test_scales_of_sizes_that_vary() -> None:
