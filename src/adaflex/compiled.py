@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from adaflex.errors import AdaflexError, CalibrationError
+from adaflex.errors import AdaflexError, ArtifactError, CalibrationError
 from adaflex.options import Options
 from adaflex.passes.calibration import Batch
 from adaflex.passes.capture import Capture, Weights
@@ -142,7 +142,14 @@ class CompiledGraph:
             bound = self.scope.resolve(self, tensors, inputs)
             if bound is None:
                 return self.capture.run(self.capture.bind(tensors), inputs)
-        return bound.runnable(*inputs)
+        try:
+            return bound.runnable(*inputs)
+        except ArtifactError:  # of the sizes, before anything ran: torch's guards let pass what its sizes do not hold for
+            if self.scope.options.strict:
+                raise
+            shapes = [tuple(each.shape) if isinstance(each, Tensor) else each for each in inputs]
+            self.scope.say_once("sizes", "the program does not hold for sizes like %s, which run unplanned", shapes)
+            return self.capture.run(self.capture.bind(tensors), inputs)
 
     def bind(self, tensors: Sequence[Tensor], runnable: Runnable | None = None) -> Bound:
         """Let ``runnable`` serve these tensors until one of them is deleted or edited; None: the captured graph."""

@@ -246,6 +246,26 @@ def test_paddings_that_depend_on_sizes() -> None:
     equal_at(program, model, ((3, 6, 16), (2, 9, 16), (2, 8, 16)))
 
 
+class Late(nn.Module):
+    """Leaves out the first five rows. torch says that length - 5 are left, and compares no length with 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        return y[:, 5:]
+
+
+def test_sizes_that_torch_lets_pass_and_the_program_cannot_hold_run_unplanned() -> None:
+    torch.manual_seed(0)
+    model = Late().eval().requires_grad_(False)
+    found = torch.compile(model, backend="adaflex", fullgraph=True, dynamic=True, options={"axes": ()})
+    with torch.no_grad():
+        equal_at(found, model, ((2, 8, 16), (3, 3, 16), (3, 9, 16)))
+
+
 class Score(nn.Module):
     """One number for each row, and a number alone for a single one."""
 
