@@ -144,7 +144,7 @@ class CompiledGraph:
                 return self.capture.run(self.capture.bind(tensors), inputs)
         try:
             return bound.runnable(*inputs)
-        except ArtifactError:  # of the sizes, before anything ran: torch's guards let pass what its sizes do not hold for
+        except ArtifactError:  # before anything ran: torch's guards let pass sizes that its own expressions do not fit
             if self.scope.options.strict:
                 raise
             shapes = [tuple(each.shape) if isinstance(each, Tensor) else each for each in inputs]
