@@ -20,9 +20,9 @@ TIE = 1e-4  # two sentences this close to a query are equally good
 
 
 def calibration() -> list[dict[str, Any]]:
-    """Texts the search will not see, of many lengths: about 6,000 tokens."""
+    """Texts the search will not see, of many lengths: about 5,000 tokens."""
     _, tokenizer = MODEL
-    return sentences.batches(tokenizer, sentences.passages(96))
+    return sentences.batches(tokenizer, sentences.passages(80))
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
