@@ -110,7 +110,7 @@ def _depth(size: Any) -> int:
 def any_sizes(
     args: Sequence[Any], kwargs: Mapping[str, Any] | None, model: nn.Module, axes: int = sys.maxsize
 ) -> dict[str, Any]:
-    """``dynamic_shapes`` that let sizes of every tensor argument, of its first ``axes``, vary where the model allows."""
+    """``dynamic_shapes`` that let the sizes of tensor arguments vary where the model allows, of the first ``axes``."""
     try:  # as torch.export names them
         values = inspect.signature(model.forward).bind(*args, **dict(kwargs or {})).arguments
     except TypeError as fault:
