@@ -32,7 +32,7 @@ def subject() -> tuple[torch.nn.Module, Any, Any]:
     """The model, one call of it, and calibration calls: what ``adaflex compile`` takes too."""
     model, tokenizer = sentences.load()
     call = sentences.tokens(tokenizer, sentences.passages(1, seed=9), 128)
-    return model, call, sentences.batches(tokenizer, sentences.passages(96))
+    return model, call, sentences.batches(tokenizer, sentences.passages(80))
 
 
 def compile_to(path: Path, model: torch.nn.Module, call: Any, calibration: Any, loss: float) -> None:
