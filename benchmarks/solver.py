@@ -1,14 +1,16 @@
 """The joint program against every other allocator on the same tables, and the packer on its own problems.
 
-Run: python benchmarks/solver.py [allocate|stream|pack|rules|yardstick|all] [--blocks 12] [--seeds 3]. Prints tables in
-Markdown: loss over the proven bound, CPU seconds, and "infeasible" where a method finds nothing within the budgets.
+Run: python benchmarks/solver.py [allocate|stream|pack|rules|sums|yardstick|all] [--blocks 12] [--seeds 3]. Prints
+tables in Markdown: loss over the proven bound, CPU seconds, and "infeasible" where a method finds nothing within the
+budgets.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,11 +157,57 @@ def switches(seeds: int, nodes: int) -> None:
         print(f"| {name} | {found} of {len(problems) * seeds} | {used / 1e6:.1f} | {spent:.1f} |", flush=True)
 
 
+def near_a_packing(count: int, seed: int) -> list[Buffer]:
+    """Buffers of three sizes, an eighth of them pinned near where a packing has them."""
+    rng = random.Random(f"pinned {count} {seed}")
+    sizes = rng.sample(range(5, 20), 3)
+    spans = [(first := rng.randint(0, count // 2), first + rng.randint(1, 8)) for _ in range(count)]
+    buffers = [Buffer(f"b{i}", 64 * rng.choice(sizes), *span) for i, span in enumerate(spans)]
+    known = dict(pack(buffers, time_limit_s=1e6, node_limit=1000).offsets)
+    near = [known[b.id] + 64 * rng.choice([0, 0, 1, 2]) if rng.random() < 0.12 else None for b in buffers]
+    return [replace(b, offset=at) for b, at in zip(buffers, near, strict=True)]
+
+
+def aligned(count: int, seed: int, steps: Sequence[int], most: int) -> list[Buffer]:
+    """Buffers of up to ``most`` bytes, each at multiples of one of ``steps``."""
+    rng = random.Random(f"aligned {count} {seed}")
+    found = []
+    for i in range(count):
+        first = rng.randint(0, count // 2)
+        found.append(Buffer(f"b{i}", rng.randint(1, most), first, first + rng.randint(1, 6), rng.choice(steps)))
+    return found
+
+
+def sums_of_sizes(seeds: int, nodes: int) -> None:
+    """What the bound by sums of sizes is worth: least heights of small problems with and without it."""
+    kinds: dict[str, Callable[[int], list[Buffer]]] = {
+        "12 coarse, pins": lambda seed: near_a_packing(12, seed),
+        "30 coarse, pins": lambda seed: near_a_packing(30, seed),
+        "60 coarse, pins": lambda seed: near_a_packing(60, seed),
+        "12 at 16 or 64": lambda seed: aligned(12, seed, (16, 64), 500),
+        "20 at 1, 16 or 64": lambda seed: aligned(20, seed, (1, 16, 64), 100),
+        "40 at 64 or 256": lambda seed: aligned(40, seed, (64, 256), 3000),
+    }
+    print(f"\n### sums of sizes, {nodes} nodes each\n\n| problem | proven | million nodes | CPU s | over the bound |")
+    print("|---" * 5 + "|")
+    for name, make in kinds.items():
+        cells = []
+        for rules in (ALL_RULES, ALL_RULES - RULES["sums"]):
+            begin = time.process_time()
+            made = [pack(make(seed), time_limit_s=1e6, node_limit=nodes, rules=rules) for seed in range(seeds)]
+            spent = time.process_time() - begin
+            made = [m for m in made if m.status != "infeasible"]  # pins that clash
+            over = sum(m.height / m.bound - 1 for m in made) / len(made)
+            proven = f"{sum(m.status == 'optimal' for m in made)} of {len(made)}"
+            cells.append((proven, f"{sum(m.nodes for m in made) / 1e6:.2f}", f"{spent:.1f}", f"{over:.2%}"))
+        print(f"| {name} | " + " | ".join(f"{a} ({b})" for a, b in zip(*cells, strict=True)) + " |", flush=True)
+
+
 def main() -> None:
     """Run what was asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "what", nargs="?", choices=["allocate", "stream", "pack", "rules", "yardstick", "all"], default="all"
+        "what", nargs="?", choices=["allocate", "stream", "pack", "rules", "sums", "yardstick", "all"], default="all"
     )
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
@@ -176,6 +224,8 @@ def main() -> None:
         allocators(args.blocks, args.seeds)
     if args.what == "rules":
         switches(args.seeds, args.nodes)
+    if args.what == "sums":
+        sums_of_sizes(args.seeds, args.nodes)
     if args.what in ("pack", "all"):
         packers(args.seeds, args.seconds)
 

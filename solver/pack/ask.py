@@ -51,7 +51,7 @@ class Asker:
     plain: bool
     seed: int
     rules: int
-    step: int = 1  # what sizes were rounded up to
+    sums: Sums | None = None  # of the sizes as they are
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -62,7 +62,6 @@ class Asker:
         self.features = list(zip(*(row.tolist() for row in rows), strict=True))
         self.asked = 0
         self.mirror: Core | Twin | None = None
-        self.sums = Sums(task, self.step) if self.rules & RULES["sums"] else None
 
     def reversed(self) -> Core | Twin:
         """A core that holds the problem with time running backwards: other choices come first."""

@@ -108,7 +108,7 @@ class Core:
 
 
 def common_unit(task: Problem) -> int:
-    """The largest unit in which all sizes and pins are whole; 1 where alignments do not agree with it."""
+    """The largest unit in which all sizes and pins are whole, and alignments too where they do not agree with it."""
     unit = int(np.gcd(np.gcd.reduce(task.size), np.gcd.reduce(task.pin[task.pin > 0]))) or 1
     aligned = bool(np.all((task.alignment % unit == 0) | (unit % task.alignment == 0)))
-    return unit if aligned else 1
+    return unit if aligned else int(np.gcd(unit, np.gcd.reduce(task.alignment)))

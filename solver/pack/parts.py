@@ -87,8 +87,8 @@ def plain(task: Problem) -> bool:
 
 
 def round_sizes(task: Problem) -> tuple[Problem, int]:
-    """Where all items share one alignment and none is pinned, sizes rounded up to it: offsets then follow."""
-    if bool(np.any(task.alignment != task.alignment[:1]) or np.any(task.pin >= 0)):
+    """Where no item is pinned, sizes rounded up to what divides all alignments: offsets are multiples of it."""
+    step = int(np.gcd.reduce(task.alignment))
+    if step <= 1 or bool(np.any(task.pin >= 0)):
         return task, 1
-    step = int(task.alignment[0])
-    return (task, 1) if step == 1 else (replace(task, size=-(-task.size // step) * step), step)
+    return replace(task, size=-(-task.size // step) * step), step

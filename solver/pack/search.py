@@ -16,13 +16,14 @@ import numpy as np
 from adaflex.solver.pack.ask import Asker, Clock, restart_nodes
 from adaflex.solver.pack.at_once import pack_at_once
 from adaflex.solver.pack.columns import Ints
-from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NONE, Core
+from adaflex.solver.pack.core import ALL_RULES, FOUND, LIMIT, NONE, RULES, Core
 from adaflex.solver.pack.greedy import ORDERS, ordered, packing_of, too_much
 from adaflex.solver.pack.library import library
 from adaflex.solver.pack.lower import Found, order_search, outward, push_out
 from adaflex.solver.pack.packing import Packing, PackStatus
 from adaflex.solver.pack.parts import LARGE, clash, components, pairs_of, part_of, plain, round_sizes, searchable
 from adaflex.solver.pack.problem import Problem, height_of, lower_bound, offsets_of, problem
+from adaflex.solver.pack.sums import Sums
 from adaflex.solver.pack.twin import Twin
 from adaflex.solver.table import Buffer
 
@@ -214,7 +215,8 @@ def solve_part(
     rounded, step = round_sizes(task)
     if step > 1:
         core = engine(rounded, native)
-    asker = Asker(rounded, core, plain(rounded), seed, rules, step)
+    sums = Sums(task) if rules & RULES["sums"] else None
+    asker = Asker(rounded, core, plain(rounded), seed, rules, sums)
     if first_words(task, asker, found, (enough, hope, step), minimise, clock):
         return found
     if not asker.plain:  # else the most bytes alive are such a sum themselves
@@ -243,8 +245,10 @@ def solve_part(
 
 def raise_bound(asker: Asker, found: Found) -> None:
     """Lift the bound over heights that no sum of sizes reaches."""
-    if asker.sums is not None:
-        found.bound = asker.sums.raised(found.bound, found.height)
+    raised = asker.sums.raised(found.bound, found.height) if asker.sums is not None else found.bound
+    if raised > found.bound:
+        found.bound = raised
+        found.methods.append("sums of sizes")
 
 
 def first_words(
@@ -298,7 +302,7 @@ def question(
         ask(task, asker, found, (-(-capacity // step) * step, capacity), part)
         clock.used += part.used
     if found.bound <= capacity < found.height:
-        exact = Asker(task, engine(task, native), False, seed, rules)
+        exact = Asker(task, engine(task, native), False, seed, rules, asker.sums)
         ask(task, exact, found, (capacity, capacity), clock)
 
 

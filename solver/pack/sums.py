@@ -61,7 +61,6 @@ class Sums:
     """What rests on what: asked for heights in bytes, kept in units."""
 
     task: Problem
-    step: int = 1  # what sizes were rounded up to: true heights may be less by up to step - 1
     left: int = WORK
 
     def __post_init__(self) -> None:
@@ -69,10 +68,15 @@ class Sums:
         self.unit = common_unit(task)
         self.size: list[int] = (task.size // self.unit).tolist()
         self.pin: list[int] = [pin // self.unit if pin > 0 else pin for pin in task.pin.tolist()]
-        self.free: dict[int, int] = defaultdict(int)  # free items as bits, by alignment
-        for i, step in enumerate(task.alignment.tolist()):
+
+    @cached_property
+    def free(self) -> dict[int, int]:
+        """Free items as bits, by alignment."""
+        found: dict[int, int] = defaultdict(int)
+        for i, step in enumerate(self.task.alignment.tolist()):
             if self.pin[i] < 0:
-                self.free[max(1, step // self.unit)] |= 1 << i
+                found[max(1, step // self.unit)] |= 1 << i
+        return found
 
     @cached_property
     def live(self) -> list[list[int]]:
@@ -104,15 +108,17 @@ class Sums:
 
     def raised(self, bound: int, most: int) -> int:
         """The bound in bytes, at most ``most``, above heights that are impossible, as far as it is worth it."""
-        while bound < most and self.left > 0:
-            height = -(-bound // self.unit)
-            try:
-                if not self.impossible(height):
-                    break
-            except TooMuch:
-                break
-            bound = min(most, (height + 1) * self.unit - self.step + 1)
-        return bound
+        height = -(-bound // self.unit)
+
+        def known() -> int:
+            return max(bound, min(most, height * self.unit))
+
+        try:
+            while known() < most and self.impossible(height):
+                height += 1
+        except TooMuch:
+            pass
+        return known()
 
     def spend(self, times: int, height: int) -> None:
         """Count some steps on bits up to ``height``."""

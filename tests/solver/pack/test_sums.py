@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaflex.solver.pack.core import ALL_RULES, RULES
+from adaflex.solver.pack.core import ALL_RULES, RULES, common_unit
 from adaflex.solver.pack.library import library
 from adaflex.solver.pack.parts import components, part_of, round_sizes
 from adaflex.solver.pack.problem import Problem, lower_bound, problem
@@ -49,8 +49,7 @@ def raised(task: Problem) -> int:
     best = lower_bound(task)
     for members in components(task):
         part = part_of(task, members)
-        rounded, step = round_sizes(part)
-        best = max(best, Sums(rounded, step).raised(lower_bound(part), 1 << 40))
+        best = max(best, Sums(part).raised(lower_bound(part), 1 << 40))
     return best
 
 
@@ -112,6 +111,17 @@ def test_a_pin_leaves_room_for_one() -> None:
     assert lower_bound(task) == 11 and raised(task) == 14
     assert Sums(task).raised(11, 13) == 13 and Sums(task).raised(14, 14) == 14
     assert Sums(task, left=100).raised(11, 20) == 11, "no work, no answer"
+
+
+def test_units_that_do_not_agree_with_alignments() -> None:
+    buffers = [
+        Buffer("a", 8, 0, 2, alignment=4),
+        Buffer("b", 8, 0, 2, alignment=12),
+        Buffer("c", 16, 0, 2, alignment=12),
+    ]
+    task = problem(buffers)
+    assert common_unit(task) == 4 and round_sizes(task)[1] == 4
+    assert raised(task) == 32 == brute_height(buffers) == pack(buffers, time_limit_s=20).height
 
 
 def test_nothing_ends_at_a_height_that_is_no_sum() -> None:
