@@ -5,6 +5,7 @@ In: a capture with sizes that vary, and the call it was made from. Out: guards f
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,26 +24,36 @@ def small_guards(
 ) -> tuple[Guard, ...]:
     """``spec``: torch's nesting of (args, kwargs); ``given``: its leaves in order, by where they stand in the call.
 
-    Each size that varies is cut to 1 and to 0, and the model's own answer is held against the graph's.
+    Each size that varies is cut to 1 and to 0, and the model's own answer is held against the graph's: with those of
+    other arguments that are equal in this call, as batches are, and without them.
     """
     if any(draws(node) for node in capture.graph.graph.nodes):
         return ()
-    found = []
+
+    def fails(symbols: Sequence[Symbol], size: int) -> bool:
+        cut = _cut(capture, model, given, symbols, size)
+        return cut is not None and not _holds(capture, weights, model, spec, {**given, **cut}, size)
+
+    groups: dict[Any, list[Symbol]] = {}
     for symbol in capture.symbols:
-        for size in (1, 0):
-            cut = _cut(capture, model, given, symbol, size)
-            if cut is not None and not _holds(capture, weights, model, spec, {**given, **cut}, size):
-                found.append(("!=", symbol.name, size))
+        groups.setdefault((symbol.hint, symbol.source and symbol.source[1]), []).append(symbol)
+    found: list[Guard] = []
+    for group, size in itertools.product(groups.values(), (1, 0)):
+        alone = [each for each in group if fails([each], size)]
+        if fails(group, size):
+            found += [("!=", each.name, size) for each in alone or group]
+        else:  # only a call in which they differ goes wrong
+            found += [("==", each.name, group[0 if each is not group[0] else 1].name) for each in alone]
     return tuple(found)
 
 
 def _cut(
-    capture: Capture, model: nn.Module, given: Mapping[Path, Any], symbol: Symbol, size: int
+    capture: Capture, model: nn.Module, given: Mapping[Path, Any], symbols: Sequence[Symbol], size: int
 ) -> dict[Path, Tensor] | None:
-    """The tensors of the call where one size is less; None where the others do not allow it, or a guard says so."""
+    """The tensors of the call where these sizes are less; None where the others do not allow it, or a guard says so."""
     if any(each.hint is None for each in capture.symbols):
         return None
-    values = {each.name: int(each.hint or 0) for each in capture.symbols} | {symbol.name: size}
+    values = {each.name: int(each.hint or 0) for each in capture.symbols} | {each.name: size for each in symbols}
     made: dict[Path, Tensor] = {}
     for each in capture.inputs:
         if each.is_state or each.dtype is None:

@@ -159,6 +159,32 @@ class Permuted(nn.Module):
         return self.body[1](y + z)
 
 
+class Masked(nn.Module):
+    """Leaves out what a mask marks, row by row; a mask that marks nothing is not looked at outside of tracing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        if not torch.compiler.is_exporting() and bool(mask.all()):
+            return y
+        rows = torch.arange(x.shape[0])
+        return y * mask[rows][:, : x.shape[1], None]
+
+
+def test_batches_of_two_arguments_are_one_together() -> None:
+    torch.manual_seed(0)
+    model = Masked().eval().requires_grad_(False)
+    mask = torch.ones(3, 6)
+    mask[1, 4:] = 0
+    program = adaflex.compile(model, (torch.randn(3, 6, 16), mask), axes=())
+    for batch in (3, 1, 2):
+        given = torch.randn(batch, 6, 16), mask[-batch:]
+        torch.testing.assert_close(program(*given), model(*given))
+
+
 class Biased(nn.Module):
     """A table of 16 columns, one row, cut to the length from its end and added to every query's scores."""
 
