@@ -14,6 +14,7 @@ from adaflex.passes.capture import Capture, Weights
 from adaflex.passes.export_door import any_sizes, from_export
 from adaflex.passes.menu import Machine
 from adaflex.passes.sites import find_sites
+from adaflex.passes.small_sizes import _near as near
 from tests.passes.models import zoo
 from tests.passes.test_sites_and_rewrite import Layer, Tied
 
@@ -138,3 +139,14 @@ def test_single_precision_models_with_a_half_inside_keep_it() -> None:
     capture, weights = from_export(Rounds().eval(), (x,))
     with torch.no_grad():
         assert torch.equal(capture.run(weights, (x,))[0], model(x).bfloat16().float())
+
+
+def test_single_numbers_of_half_precision_may_be_far_apart() -> None:
+    """A deep model's own roundings are no other way through the model; a tenth of its norm is."""
+    made = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    wanted = made * (1 + 2**-7)
+    wanted[3, 4] += 1.0
+    assert near(wanted.bfloat16(), made.bfloat16()) and not near(wanted, made)
+    assert not near((1.2 * made).bfloat16(), made.bfloat16())
+    wanted[5, 6] = float("-inf")
+    assert not near(wanted.bfloat16(), made.bfloat16())
