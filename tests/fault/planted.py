@@ -37,8 +37,8 @@ class Fault:
 
 
 FAULTS = (
-    Fault("slice begins one late", "codegen/views.py", "start = _from_end(start, view.shape[axis])", "start = plus(_from_end(start, view.shape[axis]), 1)"),
-    Fault("index from the end off by one", "codegen/views.py", "return plus(size, index) if", "return plus(size, plus(index, -1)) if", ("found",)),
+    Fault("slice begins one late", "codegen/views.py", "start = _from_start(start, view.shape[axis])", "start = plus(_from_start(start, view.shape[axis]), 1)"),
+    Fault("index from the end off by one", "codegen/views.py", "return plus(size, index)", "return plus(size, plus(index, -1))", ("found",)),
     Fault("broadcast axis walks", "codegen/regions.py", "[0 if known(size) == 1 else stride for size, stride in sizes]", "[stride for _, stride in sizes]"),
     Fault("life cut by one", "runtime/layout.py", "last[slot] = (at.shared + 1, span[1])", "last[slot] = (at.shared, span[1])", ("layout",)),
     Fault("buffers that meet at their ends share", "runtime/arena.py", "a.first < b.end and b.first < a.end", "a.first < b.end - 1 and b.first < a.end - 1", ("layout",)),
