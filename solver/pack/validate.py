@@ -66,6 +66,8 @@ def validate(
     for one, other in separate:
         if one in by_id and other in by_id:
             a, b = by_id[one], by_id[other]
+            if not a.size_bytes or not b.size_bytes:
+                continue  # no bytes, none shared
             if offsets[one] < offsets[other] + b.size_bytes and offsets[other] < offsets[one] + a.size_bytes:
                 found.append(PackFault("separation", f"buffers {one!r} and {other!r} share bytes", (one, other)))
     return found

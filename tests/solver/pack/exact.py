@@ -38,7 +38,7 @@ def brute_height(
         return None
 
     def clash(i: int, j: int) -> bool:
-        return bool(lives[i] & lives[j]) or frozenset((i, j)) in apart
+        return bool(size[i] and size[j]) and (bool(lives[i] & lives[j]) or frozenset((i, j)) in apart)
 
     fixed = {i: int(next(iter(p))) for i, p in enumerate(pins) if p}
     for i, j in itertools.combinations(fixed, 2):

@@ -204,3 +204,11 @@ def test_large_spreads_leave_by_what_they_gain() -> None:
     assert pack_spaces(buffers, [Space("only", 100)], time_limit_s=1).status == "infeasible"
     apart = pack_spaces(buffers[:2], [Space("x", 12), Space("y", 12)], separate=[("b0", "b1")])
     assert len(set(dict(apart.spaces).values())) == 2
+
+
+def test_a_buffer_of_no_bytes_is_kept_apart_from_all() -> None:
+    buffers = [Buffer("b0", 0, 0, 3, offset=2), Buffer("b1", 6, 2, 5)]
+    separate = [("b0", "b1")]
+    made = pack(buffers, separate=separate)
+    assert (made.status, made.height, brute_height(buffers, separate)) == ("optimal", 6, 6)
+    assert not validate(buffers, dict(made.offsets), capacity=6, separate=separate)
