@@ -129,7 +129,7 @@ def refuse_early(capture: Capture, data: Samples, sites: Sites, pins: Pins | Non
         )
     if options.memory is not None:
         fixed, live = _rest(capture, data, sites, options)
-        budget = options.memory.resolve(sum(site.original_bytes for site in sites.sites) + live)
+        budget = options.memory.resolve(sum(site.original_bytes for site in sites.sites) + fixed + live)
         if sites.blocks:
             fixed, live = _rest(capture, data, sites, options, [block.id for block in sites.blocks])
         stored = fixed + least

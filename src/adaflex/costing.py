@@ -154,7 +154,7 @@ def build_table(
         links=links_of(sites, choices),
         default_loss=facts.default_loss,
         loss_kind=facts.loss_kind,
-        baseline_bytes=facts.unchanged_bytes,
+        baseline_bytes=sum(site.original_bytes for site in sites.sites) + fixed_bytes + baseline.live_bytes,
         baseline_ns=(facts.eager_ns,),
         machine=facts.machine,
         notes=tuple(sites.notes) + facts.notes,
@@ -167,7 +167,6 @@ class Facts:
 
     default_loss: float
     loss_kind: str
-    unchanged_bytes: int
     eager_ns: int
     machine: tuple[tuple[str, str], ...]
     notes: tuple[tuple[str, str], ...] = ()

@@ -134,7 +134,6 @@ def measured_table(
     facts = Facts(
         default_loss=scores.bf16_loss,
         loss_kind=scores.kind,
-        unchanged_bytes=sum(site.original_bytes for site in sites.sites) + baseline.live_bytes,
         eager_ns=eager,
         machine=fingerprint(here.threads),
         device=here.device,

@@ -121,3 +121,15 @@ def test_builds_that_lose_more_than_the_reference_are_corrected(
     before = len(seen)  # what was found is kept: a second run takes the plan that held at once
     again = adaflex.plan(model, batches[0], calibration=batches, objective="memory", loss=limit)
     assert again.planned.verdict.held and len(seen) == before + 1
+
+
+def test_a_share_of_memory_is_of_everything_the_unchanged_model_takes() -> None:
+    """Convolutions are no site: their bytes are a part of the model's all the same."""
+    torch.manual_seed(0)
+    layers = nn.Conv1d(16, 64, 9), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(64, 64)
+    model = nn.Sequential(*layers).eval().requires_grad_(False)
+    example = (torch.randn(2, 16, 32),)
+    made = adaflex.plan(model, example, memory="1x", axes=())
+    taken = made.compile().memory(*example)
+    stored = sum(each.numel() * each.element_size() for each in model.parameters())
+    assert stored <= taken["weights"] <= made.table.baseline_bytes == taken["total"]
