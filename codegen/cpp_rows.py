@@ -69,7 +69,9 @@ class RowPrinter(Waiting):
         lines += [f"{'af::Shifted' if self._is_shifted(n) else 'af::vf'} a{n}[ROWS];" for n in reduced]
         for n in spanned:
             lines += [f"af::Span e{n}[ROWS];", f"const float* f{n}[ROWS];"]
-        grouped = [k for k, s in enumerate(self.region.stores) if s.value in self.brief]
+        grouped = [
+            k for k, s in enumerate(self.region.stores) if s.value in self.brief and self.forms[k] not in ITEM_BYTES
+        ]
         for k in grouped:
             lines += [f"af::GroupExtents q{k} = {{}};", f"af::Codings g{k}[ROWS];"]
         lines += ["const long T = af::rows_together(C);", "for (long b = r0; b < r1; b += T) {"]
@@ -230,7 +232,7 @@ class RowPrinter(Waiting):
         """Forms with scales per group, of columns [begin, end): the scales, then the codes."""
         first, then = [], []
         for k, value in stored:
-            if value not in self.brief:
+            if value not in self.brief or self.forms[k] in ITEM_BYTES:
                 continue
             group, rotation = group_of(self.forms[k])
             if rotation:

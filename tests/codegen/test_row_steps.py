@@ -13,7 +13,7 @@ from adaflex.passes.export_door import from_export
 from adaflex.runtime.execute import Executor
 from adaflex.solver.table import Encoding
 from tests.codegen import lowered
-from tests.codegen.batched import BatchedKernels, join
+from tests.codegen.batched import BatchedKernels, join, supported
 from tests.codegen.test_programs import program_of
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
@@ -111,3 +111,43 @@ def test_what_is_not_a_number_reaches_the_output(family: str, bad: float) -> Non
     found = runs(x)[0]
     assert not found[2].isfinite().any()
     assert torch.equal(found[[0, 1, 3, 4]], clean[[0, 1, 3, 4]])
+
+
+class NormLinears(nn.Module):
+    """A norm that several linears read, each in its own form."""
+
+    def __init__(self, columns: int, count: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(columns)
+        self.linears = nn.ModuleList(nn.Linear(columns, 16 + 16 * n) for n in range(count))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        normed = self.norm(x)
+        return tuple(linear(normed) for linear in self.linears)
+
+
+SEVERAL = [
+    (Encoding("bf16", 16), Encoding("w8a8", 8, 64)),
+    (Encoding("w8a8", 8, 64, rotation=64), Encoding("bf16", 16)),
+    (Encoding("w8a8", 8, 64), Encoding("fp32", 32)),
+    (Encoding("w8a8", 8, 64), Encoding("w8a8", 8, 64, rotation=64), Encoding("w8a8", 8)),
+    (Encoding("bf16", 16), Encoding("w8a8", 8, 32), Encoding("w8a8", 8, rotation=128), Encoding("fp32", 32)),
+]
+
+
+@pytest.mark.parametrize("columns", [384, 1152])
+def test_one_value_in_several_forms(columns: int) -> None:
+    torch.manual_seed(columns)
+    made = []
+    for encodings in SEVERAL:
+        model, x = NormLinears(columns, len(encodings)).eval(), torch.randn(5, columns)
+        capture, weights = from_export(model, (x,))
+        made.append(lowered.program_of(capture, weights, lambda shape, e=encodings: e[shape[0] // 16 - 1]))
+    isa = supported()
+    text = join([render(program) for program, _ in made])
+    library = build(text, includes=[include_folder()], flags=ISA_FLAGS[isa])
+    for number, (program, block) in enumerate(made):
+        native = Executor(program, block, BatchedKernels(library, 1, number), threads=1)(x)
+        meaning = Executor(program, block, Evaluator(program), threads=1)(x)
+        for found, wanted, encoding in zip(native, meaning, SEVERAL[number], strict=True):
+            assert float((found - wanted).norm() / wanted.norm()) < 2e-3, (SEVERAL[number], encoding)
