@@ -6,6 +6,7 @@ model reaches the text: everything is called by its number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -44,9 +45,10 @@ def render(program: Program) -> str:
     if any(isinstance(step, AttentionStep) for step in program.steps):
         headers.append("attention.h")
     lines = ['#include "driver.h"', *(f'#include "{header}"' for header in headers)]
-    scratch: list[str] = []
+    scratch: dict[str, None] = {}
+    bodies = _Bodies()
     for number, step in enumerate(program.steps):
-        lines += _step(program, number, step, scratch)
+        lines += bodies.of_step(number, _step(program, step, scratch))
     segments = [entry for entry in program.schedule if isinstance(entry, Segment)]
     for number, segment in enumerate(segments):
         lines += _segment(program, number, segment)
@@ -60,24 +62,49 @@ def row_scratch(program: Program, values: Mapping[str, int]) -> int:
     return max((Waiting(body).scratch(evaluate(body.region.columns, values)) for body in bodies), default=0)
 
 
-def _function(number: int, inside: list[str]) -> list[str]:
-    head = f"static void step{number}(const af::Call& c, af::Thread& t, long r0, long r1) {{"
-    return [head, "const long* const s = c.symbols; (void)s;", *inside, "}"]
+class _Bodies:
+    """Functions of steps that do the same to other slots, as the layers of a model do, are printed once.
+
+    A printed step names its slots ``t.p[12]``; a function takes the numbers of its slots as a table ``u``.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def of_step(self, number: int, inside: list[str]) -> list[str]:
+        """The function of a step, unless there is one already, and the entry ``step<number>`` that names it."""
+        if not inside:
+            return []
+        places: dict[str, int] = {}
+        text = _SLOT.sub(lambda found: f"slot{places.setdefault(found[1], len(places))}", "\n".join(inside))
+        known = len(self._numbers)
+        body = self._numbers.setdefault(text, known)
+        entry = [
+            f"static const int slots{number}[] = {{{', '.join(places) or '0'}}};",
+            f"static const af::Step step{number} = {{body{body}, slots{number}}};",
+        ]
+        if body != known:
+            return entry
+        head = f"AF_STEP static void body{body}(const af::Call& c, af::Thread& t, const int* u, long r0, long r1) {{"
+        pointers = [f"char* const slot{k} = t.p[u[{k}]];" for k in range(len(places))]
+        return [head, "const long* const s = c.symbols; (void)s; (void)u;", *pointers, text, "}", *entry]
 
 
-def _step(program: Program, number: int, step: Step, scratch: list[str]) -> list[str]:
-    symbols = program.symbols
+_SLOT = re.compile(r"\bt\.p\[(\d+)\]")
+
+
+def _step(program: Program, step: Step, scratch: dict[str, None]) -> list[str]:
     if isinstance(step, RowStep):
-        printer = RowPrinter(Body(step.region, program.slots, symbols))
+        printer = RowPrinter(Body(step.region, program.slots, program.symbols))
         inside = printer.text()
         if printer.scratch_floats():
-            scratch.append(f"4 * ({printer.scratch_floats()})")
-        return _function(number, inside)
+            scratch[f"4 * ({printer.scratch_floats()})"] = None
+        return inside
     if isinstance(step, GemmStep):
-        return _function(number, _gemm(program, step))
+        return _gemm(program, step)
     if isinstance(step, AttentionStep):
-        scratch.append(attention_scratch(step, program))
-        return _function(number, attention_text(step, program))
+        scratch[attention_scratch(step, program)] = None
+        return attention_text(step, program)
     return []
 
 
@@ -140,7 +167,7 @@ def _loop(program: Program, name: str, loop: Loop) -> list[str]:
         f"for (long b = r0; b < r1; b += {block}) {{",
         f"const long e = b + {block} < r1 ? b + {block} : r1;",
         *(f"if (c.window[{slot}] == af::BLOCK) af::rebase_block(c, t, {slot}, b);" for slot in block_slots),
-        *(f"step{step}(c, t, b, e);" for step in loop.steps),
+        *(f"step{step}.run(c, t, step{step}.slots, b, e);" for step in loop.steps),
         "}",
         "}",
     ]
@@ -159,7 +186,7 @@ def _written(step: Step) -> tuple[int, ...]:
     return (step.out.slot,) if isinstance(step, AttentionStep) else ()
 
 
-def _entries(segments: int, scratch: list[str]) -> list[str]:
+def _entries(segments: int, scratch: Mapping[str, None]) -> list[str]:
     cases = [f"case {k}: return af::run_segment(segment{k}, call);" for k in range(segments)]
     return [
         'extern "C" int adaflex_segment(int k, const af::Call* call) {',

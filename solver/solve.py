@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ log = logging.getLogger("adaflex.solver")
 
 State = Literal["optimal", "feasible", "infeasible", "unknown"]
 WIDEST = 1.0e4  # a limit or objective is scaled to about this
+TINY = 100  # columns; up to here branching alone answers at once
+PATIENCE_S = 5.0  # or half the time limit: how long after it HiGHS is waited for
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Live:
         self._option("threads", 1)
         self._option("random_seed", 0)
         self.cost_scale = 1.0
+        self.tiny = len(program.units) <= TINY
         self._load()
         self.set_objective(objective, reference)
 
@@ -181,9 +185,15 @@ class Live:
         self._option("mip_abs_gap", 1e-7)
         self._option("mip_max_nodes", nodes if nodes is not None else 2**31 - 1)
         self._option("objective_bound", INFINITE if cutoff is None else cutoff / self.cost_scale)
+        if self.tiny:
+            self._option("presolve", "off")
         if start is not None:
             self._start(start)
-        self._run()
+        if not self._run(time_limit):
+            self._renew()
+            if start is not None:
+                self._start(start)
+            self._run_or_refuse(time_limit)
         return self._answer(time.perf_counter() - begin)
 
     def _start(self, taken: Sequence[int]) -> None:
@@ -192,14 +202,41 @@ class Live:
         status = self.highs.setSolution(len(values), np.arange(len(values), dtype=np.int32), values)
         self._check(status, "the start")
 
-    def _run(self) -> None:
+    def _run(self, limit_s: float) -> bool:
+        """Run; False where HiGHS has not come back well after its time limit.
+
+        Its presolve does not look at the clock, and there are programs, of 19 columns even, over which that of 1.15.1
+        goes on for ever (ERGO-Code/HiGHS#1501, #2226). It runs in a thread of its own, so that it can be left.
+        """
         from highspy import Highs, HighsStatus
 
-        status = self.highs.run()
-        if status == HighsStatus.kError:  # another thread count was used in this process: its scheduler is in the way
-            Highs.resetGlobalScheduler(True)
-            status = self.highs.run()
-        self._check(status, "to run")
+        found: list[Any] = []
+
+        def run(highs: Any) -> None:
+            status = highs.run()
+            if status == HighsStatus.kError:  # another thread count was used here: its scheduler is in the way
+                Highs.resetGlobalScheduler(True)
+                status = highs.run()
+            found.append(status)
+
+        thread = threading.Thread(target=run, args=(self.highs,), daemon=True, name="HiGHS")
+        thread.start()
+        thread.join(limit_s + max(PATIENCE_S, 0.5 * limit_s))
+        if not thread.is_alive():
+            self._check(found[0] if found else HighsStatus.kError, "to run")
+        return bool(found)
+
+    def _run_or_refuse(self, limit_s: float) -> None:
+        if not self._run(limit_s):
+            raise SolverError(f"HiGHS did not come back within {limit_s:g} s; report this with the table that caused it")
+
+    def _renew(self) -> None:
+        """Leave a run that does not end and load the same program again, to be solved without presolve."""
+        log.warning("HiGHS did not come back from its presolve; it is left, and the program solved without presolve")
+        left, self.highs = self.highs, _new_highs()
+        self._check(self.highs.passOptions(left.getOptions()), "its options")
+        self._option("presolve", "off")
+        self._check(self.highs.passModel(left.getLp()), "its program")
 
     def _answer(self, seconds: float) -> Answer:
         from highspy import HighsModelStatus as Model
@@ -232,7 +269,10 @@ class Live:
         self._option("solve_relaxation", True)
         used = float(self.highs.getRunTime())  # where a basis is reused the limit is of all runs so far
         self._option("time_limit", used + max(0.05, time_limit))
-        self._run()
+        if not self._run(time_limit):
+            self._renew()
+            self._option("time_limit", max(0.05, time_limit))
+            self._run_or_refuse(time_limit)
         if self.highs.getModelStatus() != Model.kOptimal:
             return None
         solution = self.highs.getSolution()

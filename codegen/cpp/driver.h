@@ -9,6 +9,13 @@
 #include "team.h"
 #include "vec.h"
 
+// A function that many steps share must stay one: no copies for its callers.
+#if defined(__clang__)
+#define AF_STEP __attribute__((noinline))
+#else
+#define AF_STEP __attribute__((noinline, noclone))
+#endif
+
 namespace af {
 
 enum Mode { BY_GROUP = 0, BY_ROW = 1, BY_COLUMN = 2 };
@@ -43,11 +50,16 @@ struct Thread {
   int parts;
 };
 
-typedef void (*Step)(const Call&, Thread&, long r0, long r1);
+// Rows [r0, r1) of a step: one function serves all steps that do the same to other slots.
+struct Step {
+  void (*run)(const Call&, Thread&, const int* slots, long r0, long r1);
+  const int* slots;
+};
+typedef void (*Whole)(const Call&, Thread&, long r0, long r1);
 typedef long (*Rows)(const long* symbols);
 
 struct LoopEntry {
-  Step run;            // a whole loop over [r0, r1)
+  Whole run;           // over [r0, r1)
   Rows rows;
   const Step* steps;   // its steps one by one, for BY_COLUMN
   const char* splits;  // per step: can its columns be split?
@@ -113,15 +125,16 @@ inline void by_column(const Call& c, const SegmentEntry& s, Thread& t, int threa
       const LoopEntry& loop = s.phases[i].loops[j];
       const long rows = loop.rows(c.symbols);
       for (int k = 0; k < loop.count; ++k) {
+        const Step& step = loop.steps[k];
         if (loop.splits[k]) {
           t.part = thread;
           t.parts = int(c.threads);
-          loop.steps[k](c, t, 0, rows);
+          step.run(c, t, step.slots, 0, rows);
         } else {
           const long r0 = rows * thread / c.threads, r1 = rows * (thread + 1) / c.threads;
           t.part = 0;
           t.parts = 1;
-          if (r0 < r1) loop.steps[k](c, t, r0, r1);
+          if (r0 < r1) step.run(c, t, step.slots, r0, r1);
         }
         team.barrier();
       }
