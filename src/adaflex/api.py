@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from adaflex import gpu, machine
 from adaflex.adopting import UNPACKED, Decided, adopt, site_digests
 from adaflex.applying import apply_plan, saved_of
-from adaflex.compiled import Call, Part
+from adaflex.calls import Call, Part
 from adaflex.errors import CalibrationError, CaptureError, OptionError
 from adaflex.handle import Program, load, manifest_of
 from adaflex.options import Options, parse

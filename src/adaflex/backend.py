@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from adaflex.compiled import CompiledGraph, Part, Planner, Runnable, Scope
+from adaflex.calls import Part
+from adaflex.compiled import CompiledGraph, Planner, Runnable, Scope
 from adaflex.errors import CaptureError, OptionError
 from adaflex.options import Options, parse
 from adaflex.passes.calibration import calibration

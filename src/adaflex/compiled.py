@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
@@ -17,12 +17,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from adaflex.calls import Call, Part, copied, copied_batch
 from adaflex.errors import AdaflexError, ArtifactError, CalibrationError
 from adaflex.options import Options
 from adaflex.passes.calibration import Batch
-from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.capture import Capture
 from adaflex.passes.dynamo_door import DynamoCapture
-from adaflex.passes.export_door import any_sizes, from_export
 from adaflex.passes.sizes import SizeError
 from adaflex.passes.torch_compat import CallFrame, call_frame, outside_of_calls, versions
 
@@ -41,43 +41,6 @@ class Runnable(Protocol):
     def __call__(self, *inputs: Any) -> Sequence[Any]: ...
 
 
-@dataclass(frozen=True, eq=False)
-class Call:
-    """The call that led to planning. Tensors are copies."""
-
-    inputs: tuple[Any, ...]  # of the captured graph
-    batch: Batch | None  # the user's own arguments; None where the whole call is not known
-    root: nn.Module | None  # the module that was compiled
-    autocast: torch.dtype | None = None  # what the call's autocast turns matrix products into; None: it is off
-    whole: bool = True  # the graph is all of the call; else a piece of it, whose inputs are not the call's
-
-    def original(self, batch: Batch) -> Any:
-        """The original model's output for a call, in eager, its buffers left as they are."""
-        if self.root is None:
-            raise AdaflexError("the compiled function belongs to no module: its original cannot be run by itself")
-        with torch.autocast("cpu", self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            return run_original(self.root, batch)
-
-    def recaptured(self) -> tuple[Capture, Weights] | None:
-        """The whole model with varying sizes, for calibration calls of other sizes than this one; None without a root.
-
-        CaptureError where torch.export cannot trace what Dynamo could.
-        """
-        if self.root is None or self.batch is None:
-            return None
-        shapes = any_sizes(self.batch.args, self.batch.kwargs, self.root)
-        return from_export(self.root, self.batch.args, self.batch.kwargs, shapes)
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One graph with one set of weights: what is planned, alone or together with others of the same call."""
-
-    capture: Capture
-    weights: Weights
-    call: Call
-
-
 class Planner(Protocol):
     """Decides for graphs that belong to one ``torch.compile``."""
 
@@ -86,24 +49,6 @@ class Planner(Protocol):
 
     def extend(self, part: Part, options: Options, earlier: Sequence[Runnable]) -> Runnable:
         """A graph that came later and shares weights with ``earlier``: known sites keep their choices."""
-
-
-def run_original(root: nn.Module, batch: Batch) -> Any:
-    """``root(*args, **kwargs)`` in eager even inside a compiled call; buffers and the random state do not move."""
-    with torch.compiler.set_stance("force_eager"), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        buffers = {name: buffer.clone() for name, buffer in root.named_buffers()}
-        return torch.func.functional_call(root, buffers, batch.args, dict(batch.kwargs))
-
-
-def copied(value: Any) -> Any:
-    """The value with every tensor in lists, tuples and dicts copied."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, Mapping) and type(value) is dict:
-        return {key: copied(each) for key, each in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(copied(each) for each in value)
-    return value
 
 
 @dataclass(eq=False)
@@ -132,6 +77,7 @@ class CompiledGraph:
         self.bound: dict[Key, Bound] = {}
         self.errors: dict[Key, AdaflexError] = {}
         self.edits: dict[Key, int] = {}
+        self.replaced: list[Replaced] = []
         self.autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         shapes = [(each.dtype, each.shape) for each in self.capture.inputs]
         self.signature = f"{self.capture.graph.code}\n{shapes}"
@@ -163,11 +109,38 @@ class CompiledGraph:
                 for kept in (graph.bound, graph.errors, graph.edits):
                     kept.pop(key, None)
 
-        bound.watches = [weakref.ref(tensor, gone) for tensor in tensors]
+        replaced = self.replacements(tensors)
+
+        def gone_alone(lost: object) -> None:
+            replaced.count += 1
+            gone(lost)
+
+        bound.watches = [
+            weakref.ref(tensor, gone if source.is_parameter else gone_alone)
+            for tensor, source in zip(tensors, self.capture.sources, strict=True)
+        ]
         self.bound[key] = bound
         self.scope.bounds.add(bound)
         self.scope.graphs.add(self)
         return bound
+
+    def replacements(self, tensors: Sequence[Tensor]) -> Replaced:
+        """How often buffers beside these parameters have gone while the parameters stayed."""
+        own = [each for each, source in zip(tensors, self.capture.sources, strict=True) if source.is_parameter]
+        self.replaced = [each for each in self.replaced if all(one() is not None for one in each.parameters)]
+        for each in self.replaced:
+            if len(own) == len(each.parameters) and all(a() is b for a, b in zip(each.parameters, own, strict=True)):
+                return each
+        self.replaced.append(Replaced([weakref.ref(tensor) for tensor in own]))
+        return self.replaced[-1]
+
+
+@dataclass(eq=False)
+class Replaced:
+    """Counts buffers that gave way to others between calls."""
+
+    parameters: list[weakref.ref[Tensor]]
+    count: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +187,8 @@ class Scope:
             if key in graph.errors:
                 raise graph.errors[key]
             if bound is not None and self._edited_often(graph, key, tensors):
+                return graph.bind(tensors)
+            if bound is None and self._replaced_often(graph, tensors):
                 return graph.bind(tensors)
             frame = call_frame()
             try:
@@ -310,6 +285,20 @@ class Scope:
         )
         return True
 
+    def _replaced_often(self, graph: CompiledGraph, tensors: Sequence[Tensor]) -> bool:
+        """Whether it is time to give up planning: the model puts other tensors in its buffers' places at each call."""
+        if graph.replacements(tensors).count < MOST_EDITS:
+            return False
+        names = [each.name for each in graph.capture.sources if not each.is_parameter]
+        self.say_once(
+            "replaced",
+            "buffers (of %s) were replaced by other tensors between calls, %d times: their graph runs unplanned from "
+            "now on; write to them in place (self.buffer.copy_(...)), which is planned once",
+            ", ".join(names[:3]),
+            MOST_EDITS,
+        )
+        return True
+
     def _forget(self, tensors: Sequence[Tensor]) -> None:
         """Drop every program that holds one of these tensors."""
         stale = {id(tensor) for tensor in tensors}
@@ -350,11 +339,6 @@ class Scope:
                 names,
                 count,
             )
-
-
-def copied_batch(batch: Batch) -> Batch:
-    """The call with its tensors copied."""
-    return Batch(copied(batch.args), copied(dict(batch.kwargs)))
 
 
 def _reference(capture: Capture, tensors: Sequence[Tensor]) -> Callable[..., Sequence[Any]]:

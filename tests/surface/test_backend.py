@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from adaflex.backend import Backend
-from adaflex.compiled import Part
+from adaflex.calls import Part
 from adaflex.errors import AdaflexError, BudgetError, OptionError
 from adaflex.options import Options
 from adaflex.passes.calibration import Batch, Calibration

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import adaflex
+from adaflex.backend import Backend
 from adaflex.errors import OptionError
+from tests.surface.test_backend import Fake
 
 
 class Stateful(nn.Module):
@@ -62,3 +65,31 @@ def test_a_program_moves_copies_of_its_own_and_is_not_saved(tmp_path: Path) -> N
     with pytest.raises(OptionError, match=r"own buffers.*hand them in and out"):
         program.save(tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+class Reassigned(nn.Module):
+    """Puts another tensor in its buffer's place at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(32, 32)
+        self.register_buffer("last", torch.zeros(4, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x)
+        self.last = torch.cat([self.last[1:], y[:1]])
+        return y + self.last.mean(0)
+
+
+def test_buffers_that_are_replaced_at_each_call_do_not_make_each_call_plan(caplog: pytest.LogCaptureFixture) -> None:
+    torch._dynamo.reset()
+    model = Reassigned().requires_grad_(False)
+    eager, planner = copy.deepcopy(model), Fake()
+    compiled = torch.compile(model, backend=Backend(planner).compile_graph, fullgraph=True)
+    with torch.no_grad():
+        for _ in range(8):
+            x = torch.randn(8, 32)
+            torch.testing.assert_close(compiled(x), eager(x), rtol=1e-5, atol=1e-5)
+            gc.collect()
+    assert 1 <= len(planner.planned) + len(planner.extended) <= 4
+    assert caplog.text.count("buffers (of last) were replaced") == 1
