@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from adaflex.codegen.cpp_attention import attention_scratch, attention_text
+from adaflex.codegen.cpp_attention import attention_scratch, attention_text, truth
 from adaflex.codegen.cpp_region import C_TYPE, Body, size_text
 from adaflex.codegen.cpp_rows import RowPrinter, form_function
 from adaflex.codegen.cpp_waiting import Waiting
+from adaflex.native import Common
 from adaflex.runtime.program import (
     ITEM_BYTES,
     AttentionStep,
@@ -53,6 +54,29 @@ def render(program: Program) -> str:
     for number, segment in enumerate(segments):
         lines += _segment(program, number, segment)
     return "\n".join([*lines, *_entries(len(segments), scratch)]) + "\n"
+
+
+def common(program: Program) -> Common:
+    """What a program's unit shares with others': the library's headers, and the tiles of its products and attention.
+
+    A header says what a product's tiles are by a macro AF_TILES_...; without one they are compiled in each unit.
+    """
+    found = {_tiles(step.function) for step in program.steps if isinstance(step, GemmStep)}
+    found |= {_tiles(f"attention<{truth(step.bf16)}>") for step in program.steps if isinstance(step, AttentionStep)}
+    return Common(("driver.h", "gemm.h", "attention.h"), tuple(sorted(found)))
+
+
+def tiles_macro(function: str) -> str:
+    """The macro by which a header says what the tiles of a function template are."""
+    return f"AF_TILES_{function.partition('<')[0].upper()}"
+
+
+def _tiles(function: str) -> tuple[str, str]:
+    """What declares and what defines the tiles of a function template, given its name and arguments."""
+    macro, arguments = tiles_macro(function), function.partition("<")[2].removesuffix(">")
+    whole = f", {arguments}" if arguments else ""
+    text = f"#ifdef {macro}\n{macro}({{}}{whole})\n#endif\n"
+    return text.format("extern template"), text.format("template")
 
 
 def row_scratch(program: Program, values: Mapping[str, int]) -> int:

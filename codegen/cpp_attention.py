@@ -12,18 +12,18 @@ from adaflex.runtime.program import AttentionStep, Operand, Program
 def attention_scratch(step: AttentionStep, program: Program) -> str:
     """C++ text of the bytes of scratch one thread needs."""
     keys = size_text(step.keys, program.symbols)
-    return f"af::attention_scratch_bytes({keys}, {step.width}, {_truth(step.bf16)})"
+    return f"af::attention_scratch_bytes({keys}, {step.width}, {truth(step.bf16)})"
 
 
 def attention_text(step: AttentionStep, program: Program) -> list[str]:
     """The rows [r0, r1) are query rows of all groups, one group after the other; keys are packed once per kv head."""
     text = _Text(program)
-    bf16 = _truth(step.bf16)
+    bf16 = truth(step.bf16)
     kv_heads, heads = text.size(step.kv_heads), text.size(step.heads)
     return [
         f"const long Q = {text.size(step.queries)}, T = {text.size(step.keys)}, D = {step.width};",
         f"const long KH = {kv_heads}, per = {heads} / KH;",
-        f"const af::Attention a{{Q, T, {step.width}, {step.scale!r}f, {_truth(step.causal)}}};",
+        f"const af::Attention a{{Q, T, {step.width}, {step.scale!r}f, {truth(step.causal)}}};",
         f"char* const packed = t.scratch + af::attention_row_bytes(T, D, {bf16});",
         "for (long b = r0 / Q; b * Q < r1; ++b) {",
         "const long q0 = af::size_max(r0 - b * Q, 0), q1 = af::size_min(r1 - b * Q, Q);",
@@ -66,5 +66,6 @@ class _Text:
         return f"af::mask_of({self.head(mask, 'h')}, {self.stride(mask, 2)}, {self.stride(mask, 3)})"
 
 
-def _truth(value: bool) -> str:
+def truth(value: bool) -> str:
+    """A bool in C++."""
     return "true" if value else "false"

@@ -182,7 +182,7 @@ struct Block {
 template <bool Bf16>
 AF_NOINLINE void score(const Block<Bf16>& b, const Attention& a, const Layout<Bf16>& in, const char* packed, long t0,
                        long keys) {
-    const Tile tile = tile_of<typename Kind<Bf16>::Op>(b.rows);
+    const Tile tile = Tiles<typename Kind<Bf16>::Op>::calls[b.rows - 1];
     const char* panel = packed + t0 / PANEL * in.key_panel;
     float* out = b.scores(0);
     for (long t = 0; t < keys; t += PANEL, panel += in.key_panel, out += MOST_ROWS * PANEL)
@@ -213,7 +213,7 @@ AF_NOINLINE void soften_rows(const Block<Bf16>& b, const Attention& a, const M& 
 template <bool Bf16, class Out>
 AF_NOINLINE void weigh(const Block<Bf16>& b, const Attention& a, const Layout<Bf16>& in, const char* packed, long t0,
                        long keys, bool last, const State& state, Out* out, long out_row) {
-    const Tile tile = tile_of<typename Kind<Bf16>::Op>(b.rows);
+    const Tile tile = Tiles<typename Kind<Bf16>::Op>::calls[b.rows - 1];
     const char* panel = packed + in.values + t0 / Kind<Bf16>::PER_WORD * BLOCK;
     for (long d = 0; d < a.width; d += PANEL, panel += in.value_panel) {
         tile((const char*)b.p(0), b.at.p_pitch, panel, words<Bf16>(keys), b.sums(0));
@@ -286,3 +286,20 @@ void attend_rows(const Attention& a, const Q* q, long q_row, const M& mask, cons
 }
 
 }  // namespace af
+
+// What does not depend on a caller's types beyond the usual ones; see Tiles of the products.
+#define AF_TILES_ATTENTION(KIND, BF16)                                                                               \
+    namespace af {                                                                                                   \
+    namespace attention {                                                                                            \
+    KIND struct Tiles<Kind<BF16>::Op>;                                                                               \
+    KIND void score<BF16>(const Block<BF16>&, const Attention&, const Layout<BF16>&, const char*, long, long);       \
+    KIND void soften_rows<BF16, NoMask>(const Block<BF16>&, const Attention&, const NoMask&, long, long, State&);    \
+    AF_TILES_ATTENTION_OF(KIND, BF16, float)                                                                         \
+    AF_TILES_ATTENTION_OF(KIND, BF16, bf16)                                                                          \
+    }                                                                                                                \
+    }
+#define AF_TILES_ATTENTION_OF(KIND, BF16, T)                                                                         \
+    KIND void pack_key_panel<BF16, T>(const T*, long, long, long, char*);                                            \
+    KIND void pack_values<BF16, T>(const T*, long, long, long, long, long, const Layout<BF16>&, char*);              \
+    KIND void weigh<BF16, T>(const Block<BF16>&, const Attention&, const Layout<BF16>&, const char*, long, long,     \
+                             bool, const State&, T*, long);

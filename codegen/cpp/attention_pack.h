@@ -65,12 +65,20 @@ AF_NOINLINE void tile(const char* a, long pitch, const char* panel, long blocks,
 }
 using Tile = void (*)(const char* a, long pitch, const char* panel, long blocks, float* out);
 template <class Op>
-AF_INLINE Tile tile_of(int rows) {
-    constexpr int R = Op::ROWS;
-    static constexpr Tile tiles[8] = {tile<Op, 1>, tile<Op, 2>, tile<Op, 3>, tile<Op, 4>, tile<Op, R < 5 ? R : 5>,
-                                      tile<Op, R < 6 ? R : 6>, tile<Op, R < 7 ? R : 7>, tile<Op, R < 8 ? R : 8>};
-    return tiles[rows - 1];
-}
+struct Tiles {
+    static const Tile calls[8];
+};
+template <class Op>
+const Tile Tiles<Op>::calls[8] = {
+    tile<Op, 1>,
+    tile<Op, 2>,
+    tile<Op, 3>,
+    tile<Op, 4>,
+    tile<Op, (Op::ROWS < 5 ? Op::ROWS : 5)>,
+    tile<Op, (Op::ROWS < 6 ? Op::ROWS : 6)>,
+    tile<Op, (Op::ROWS < 7 ? Op::ROWS : 7)>,
+    tile<Op, (Op::ROWS < 8 ? Op::ROWS : 8)>,
+};
 
 template <bool Bf16>
 struct Layout {

@@ -16,7 +16,7 @@ template <class Op, class Ep>
 AF_INLINE void product(const Shape& s, const void* b, long blocks, Ep& ep) {
     const auto each = [&](long row, int rows, long n, const char* panel, Fetch fetch) AF_LAMBDA {
         alignas(64) float sums[Op::ROWS * PANEL];
-        tile_of<Op>(rows)(s.a + row * s.lda, s.lda, panel, blocks, (char*)sums, fetch);
+        Tiles<Op>::calls[rows - 1](s.a + row * s.lda, s.lda, panel, blocks, (char*)sums, fetch);
         finish(s, row, rows, n, ep, [&](int r, int half) AF_LAMBDA { return load(sums + r * PANEL + half * 16); });
     };
     sweep<Op::ROWS>(s, b, blocks * BLOCK, each);
@@ -35,3 +35,6 @@ void gemm_bf16(const char* a, long lda, long rows, const void* b, long K, long N
 }
 
 }  // namespace af
+
+#define AF_TILES_GEMM_F32(KIND) KIND struct af::gemm::Tiles<af::gemm::F32>;
+#define AF_TILES_GEMM_BF16(KIND) KIND struct af::gemm::Tiles<af::gemm::Bf16>;

@@ -98,19 +98,20 @@ AF_NOINLINE void grouped_tile(const Grouped& p, const char* a, const char* b, co
 using GroupedCall = void (*)(const Grouped&, const char*, const char*, const float*, long, float*, Fetch);
 
 template <class Op, int G, bool ASYM>
-AF_INLINE GroupedCall grouped_tile_of(int rows) {
-    static const GroupedCall calls[8] = {
-        grouped_tile<Op, G, ASYM, 1>,
-        grouped_tile<Op, G, ASYM, 2>,
-        grouped_tile<Op, G, ASYM, 3>,
-        grouped_tile<Op, G, ASYM, 4>,
-        grouped_tile<Op, G, ASYM, (Op::ROWS < 5 ? Op::ROWS : 5)>,
-        grouped_tile<Op, G, ASYM, (Op::ROWS < 6 ? Op::ROWS : 6)>,
-        grouped_tile<Op, G, ASYM, (Op::ROWS < 7 ? Op::ROWS : 7)>,
-        grouped_tile<Op, G, ASYM, (Op::ROWS < 8 ? Op::ROWS : 8)>,
-    };
-    return calls[rows - 1];
-}
+struct GroupedTiles {
+    static const GroupedCall calls[8];
+};
+template <class Op, int G, bool ASYM>
+const GroupedCall GroupedTiles<Op, G, ASYM>::calls[8] = {
+    grouped_tile<Op, G, ASYM, 1>,
+    grouped_tile<Op, G, ASYM, 2>,
+    grouped_tile<Op, G, ASYM, 3>,
+    grouped_tile<Op, G, ASYM, 4>,
+    grouped_tile<Op, G, ASYM, (Op::ROWS < 5 ? Op::ROWS : 5)>,
+    grouped_tile<Op, G, ASYM, (Op::ROWS < 6 ? Op::ROWS : 6)>,
+    grouped_tile<Op, G, ASYM, (Op::ROWS < 7 ? Op::ROWS : 7)>,
+    grouped_tile<Op, G, ASYM, (Op::ROWS < 8 ? Op::ROWS : 8)>,
+};
 
 // Sum of G unsigned bytes.
 template <int G>
@@ -154,7 +155,7 @@ AF_INLINE void grouped_product(const Grouped& p, const Shape& all, const void* b
         const auto each = [&](long row, int rows, long n, const char* panel, Fetch fetch) AF_LAMBDA {
             alignas(64) float sums[Op::ROWS * PANEL];
             const float* of_rows = code_sums + (ASYM ? row * p.groups : 0);
-            grouped_tile_of<Op, G, ASYM>(rows)(p, s.a + row * s.lda, panel, of_rows, n, sums, fetch);
+            GroupedTiles<Op, G, ASYM>::calls[rows - 1](p, s.a + row * s.lda, panel, of_rows, n, sums, fetch);
             const auto value = [&](int r, int half) AF_LAMBDA { return load(sums + r * PANEL + half * 16); };
             finish(s, first + row, rows, n, ep, value);
         };

@@ -58,21 +58,23 @@ AF_INLINE void sweep(const Shape& s, const void* b, long bytes, Each&& each) {
 
 using TileCall = void (*)(const char* a, long lda, const char* b, long blocks, char* out, Fetch fetch);
 
-// The tile function for 1..Op::ROWS rows.
+// The tile functions for 1..Op::ROWS rows. Where a unit of their own compiles them, as AF_TILES_... at the end of a
+// product's header says (KIND: template), others only name them (KIND: extern template).
 template <class Op>
-AF_INLINE TileCall tile_of(int rows) {
-    static const TileCall calls[8] = {
-        tile<Op, 1>,
-        tile<Op, 2>,
-        tile<Op, 3>,
-        tile<Op, 4>,
-        tile<Op, Op::ROWS < 5 ? Op::ROWS : 5>,
-        tile<Op, Op::ROWS < 6 ? Op::ROWS : 6>,
-        tile<Op, Op::ROWS < 7 ? Op::ROWS : 7>,
-        tile<Op, Op::ROWS < 8 ? Op::ROWS : 8>,
-    };
-    return calls[rows - 1];
-}
+struct Tiles {
+    static const TileCall calls[8];
+};
+template <class Op>
+const TileCall Tiles<Op>::calls[8] = {
+    tile<Op, 1>,
+    tile<Op, 2>,
+    tile<Op, 3>,
+    tile<Op, 4>,
+    tile<Op, (Op::ROWS < 5 ? Op::ROWS : 5)>,
+    tile<Op, (Op::ROWS < 6 ? Op::ROWS : 6)>,
+    tile<Op, (Op::ROWS < 7 ? Op::ROWS : 7)>,
+    tile<Op, (Op::ROWS < 8 ? Op::ROWS : 8)>,
+};
 
 // Hands a tile to the epilogue: value(r, half) gives 16 columns of row r of the tile.
 template <class Ep, class Value>

@@ -24,3 +24,5 @@ void gemm_w4a8(const char* a, long lda, long rows, const void* b, const float* s
 }
 
 }  // namespace af
+
+#define AF_TILES_GEMM_W4A8(KIND, G, ASYM) KIND struct af::gemm::GroupedTiles<af::gemm::U8S4, G, ASYM>;

@@ -23,7 +23,7 @@ void gemm_w8a8(const char* a, long lda, long rows, const int8_t* b, const float*
     const auto each = [&](long row, int count, long n, const char* panel, gemm::Fetch fetch) AF_LAMBDA {
         alignas(64) int32_t sums[Op::ROWS * PANEL];
         const char* first = a + row * lda;
-        gemm::tile_of<Op>(count)(first, lda, panel, codes / 4, (char*)sums, fetch);
+        gemm::Tiles<Op>::calls[count - 1](first, lda, panel, codes / 4, (char*)sums, fetch);
         const vf scale[2] = {load(sw + n), load(sw + n + 16)}, sum[2] = {load(csw + n), load(csw + n + 16)};
         gemm::finish(shape, row, count, n, ep, [&](int r, int half) AF_LAMBDA {
             float of_row[2];
@@ -42,3 +42,6 @@ void gemm_w8a8_grouped(const char* a, long lda, long rows, const int8_t* b, cons
 }
 
 }  // namespace af
+
+#define AF_TILES_GEMM_W8A8(KIND) KIND struct af::gemm::Tiles<af::gemm::U8S8>;
+#define AF_TILES_GEMM_W8A8_GROUPED(KIND, G) KIND struct af::gemm::GroupedTiles<af::gemm::U8S8, G, false>;

@@ -58,19 +58,20 @@ AF_NOINLINE void weight_only_tile(const WeightOnly& p, const char* a, const char
 using WeightOnlyCall = void (*)(const WeightOnly&, const char*, const char*, const float*, long, float*, Fetch);
 
 template <class Op, bool ASYM>
-AF_INLINE WeightOnlyCall weight_only_tile_of(int rows) {
-    static const WeightOnlyCall calls[8] = {
-        weight_only_tile<Op, ASYM, 1>,
-        weight_only_tile<Op, ASYM, 2>,
-        weight_only_tile<Op, ASYM, 3>,
-        weight_only_tile<Op, ASYM, 4>,
-        weight_only_tile<Op, ASYM, (Op::ROWS < 5 ? Op::ROWS : 5)>,
-        weight_only_tile<Op, ASYM, (Op::ROWS < 6 ? Op::ROWS : 6)>,
-        weight_only_tile<Op, ASYM, (Op::ROWS < 7 ? Op::ROWS : 7)>,
-        weight_only_tile<Op, ASYM, (Op::ROWS < 8 ? Op::ROWS : 8)>,
-    };
-    return calls[rows - 1];
-}
+struct WeightOnlyTiles {
+    static const WeightOnlyCall calls[8];
+};
+template <class Op, bool ASYM>
+const WeightOnlyCall WeightOnlyTiles<Op, ASYM>::calls[8] = {
+    weight_only_tile<Op, ASYM, 1>,
+    weight_only_tile<Op, ASYM, 2>,
+    weight_only_tile<Op, ASYM, 3>,
+    weight_only_tile<Op, ASYM, 4>,
+    weight_only_tile<Op, ASYM, (Op::ROWS < 5 ? Op::ROWS : 5)>,
+    weight_only_tile<Op, ASYM, (Op::ROWS < 6 ? Op::ROWS : 6)>,
+    weight_only_tile<Op, ASYM, (Op::ROWS < 7 ? Op::ROWS : 7)>,
+    weight_only_tile<Op, ASYM, (Op::ROWS < 8 ? Op::ROWS : 8)>,
+};
 
 // Sums of x over every group, [rows][groups].
 inline void sum_rows(const WeightOnly& p, const char* a, long rows, float* out) {
@@ -96,7 +97,7 @@ AF_INLINE void weight_only_product(const WeightOnly& p, const Shape& all, const 
         const auto each = [&](long row, int rows, long n, const char* panel, Fetch fetch) AF_LAMBDA {
             alignas(64) float sums[Op::ROWS * PANEL];
             const float* of_rows = x_sums + (ASYM ? row * groups : 0);
-            weight_only_tile_of<Op, ASYM>(rows)(p, s.a + row * s.lda, panel, of_rows, n, sums, fetch);
+            WeightOnlyTiles<Op, ASYM>::calls[rows - 1](p, s.a + row * s.lda, panel, of_rows, n, sums, fetch);
             const auto value = [&](int r, int half) AF_LAMBDA { return load(sums + r * PANEL + half * 16); };
             finish(s, first + row, rows, n, ep, value);
         };
@@ -127,3 +128,6 @@ void gemm_w4(const char* a, long lda, long rows, const void* b, const float* sw,
 }
 
 }  // namespace af
+
+#define AF_TILES_GEMM_W8(KIND) KIND struct af::gemm::WeightOnlyTiles<af::gemm::Bf16S8, false>;
+#define AF_TILES_GEMM_W4(KIND, G, ASYM) KIND struct af::gemm::WeightOnlyTiles<af::gemm::Bf16S4, ASYM>;

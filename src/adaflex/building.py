@@ -11,7 +11,7 @@ import logging
 
 from torch import Tensor
 
-from adaflex.codegen.cpp import ISA_FLAGS, include_folder, render
+from adaflex.codegen.cpp import ISA_FLAGS, common, include_folder, render
 from adaflex.native import build, compiler, keep
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.kernels import Kernels, NativeKernels
@@ -38,7 +38,8 @@ def kernels(program: Program, isa: str, threads: int, native: bytes | None = Non
 
         _say_no_compiler()
         return Evaluator(program)
-    library = build(render(program), includes=[include_folder()], flags=ISA_FLAGS[isa], name="plan")
+    text = render(program)
+    library = build(text, includes=[include_folder()], flags=ISA_FLAGS[isa], name="plan", common=common(program))
     return NativeKernels(library, threads)
 
 

@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ ONE_LIBRARY = ("-fno-gnu-unique", "-fvisibility-inlines-hidden")
 BASE_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-pthread", "-Wno-psabi", *ONE_LIBRARY)
 
 
-SEAL = 40  # bytes of the mark and SHA-256 that follow a library
+SEAL = 40  # bytes of the mark and SHA-256 that follow what was built
+FEW = 2  # units of a kind that a process builds before what they have in common is built first
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,17 @@ class Compiler:
 
     path: str
     version: str
+
+
+@dataclass(frozen=True)
+class Common:
+    """What many units have in common, compiled once for all of them: their headers, and functions they only name.
+
+    A part is two texts: what declares it in a unit, what defines it in one of its own.
+    """
+
+    headers: tuple[str, ...]
+    parts: tuple[tuple[str, str], ...]
 
 
 @functools.cache
@@ -101,25 +114,30 @@ def digest(source: str, includes: Sequence[Path], flags: Sequence[str], version:
     return whole.hexdigest()[:32]
 
 
-def build(source: str, *, includes: Sequence[Path] = (), flags: Sequence[str] = (), name: str = "unit") -> Path:
+def build(
+    source: str,
+    *,
+    includes: Sequence[Path] = (),
+    flags: Sequence[str] = (),
+    name: str = "unit",
+    common: Common | None = None,
+) -> Path:
     """Compile one C++ translation unit into a shared library and return its path.
 
-    Raises ``BuildError`` when there is no compiler, it fails, or it runs over the time limit.
+    ``common`` changes how long that takes, never what comes out. Raises ``BuildError`` when there is no compiler, it
+    fails, or it runs over the time limit.
     """
     config = settings()
     tool = compiler(config)
     if tool is None:
         wanted = config.compiler or "g++"
         raise BuildError(f"no C++ compiler: '{wanted}' was not found; install g++ or set ADAFLEX_CXX to one")
-    all_flags = (*BASE_FLAGS, *flags)
-    folder = cache_folder("native", config)
-    key = digest(source, includes, all_flags, tool.version)
-    library = folder / f"{name}-{key}.so"
-    if is_whole(library):
-        return library
-    with FileLock(str(folder / f"{key}.lock"), timeout=config.build_timeout_s + 30):
-        if not is_whole(library):
-            _compile(tool, source, includes, all_flags, library, config.build_timeout_s)
+    work = _Work(tool, tuple(includes), (*BASE_FLAGS, *flags), cache_folder("native", config), config.build_timeout_s)
+    library = work.place(name, "so", source)
+    if not is_whole(library):
+        with work.lock(library):
+            if not is_whole(library):
+                work.library(library, source, common)
     return library
 
 
@@ -139,35 +157,114 @@ def _seal(content: bytes) -> bytes:
     return b"adaflex:" + hashlib.sha256(content).digest()
 
 
-def _compile(
-    tool: Compiler, source: str, includes: Sequence[Path], flags: Sequence[str], library: Path, limit_s: float
-) -> None:
-    text = library.with_suffix(".cpp")
-    text.write_text(source)
-    for left in library.parent.glob(f"{library.stem}.*.partial"):  # of a build that was killed: we hold the lock
-        left.unlink(missing_ok=True)
-    partial = library.with_suffix(f".{os.getpid()}.partial")
-    command = [tool.path, *flags, *(f"-I{folder}" for folder in includes), str(text), "-o", str(partial)]
+@dataclass(frozen=True)
+class _Work:
+    """How units are compiled, and where what comes out is put."""
+
+    tool: Compiler
+    includes: tuple[Path, ...]
+    flags: tuple[str, ...]
+    folder: Path
+    limit_s: float
+
+    def place(self, name: str, suffix: str, *text: str) -> Path:
+        """The file under which the build of a text is known."""
+        key = digest("\0".join(text), self.includes, self.flags, self.tool.version)
+        return self.folder / f"{name}-{key}.{suffix}"
+
+    def lock(self, target: Path) -> FileLock:
+        """One process builds, the others wait for it."""
+        return FileLock(str(target.with_suffix(".lock")), timeout=self.limit_s + 30)
+
+    def library(self, target: Path, source: str, common: Common | None) -> None:
+        """Compile a unit, with what it has in common with others where that is built or worth building."""
+        if common is not None and self._is_worthwhile(common):
+            try:
+                header, parts = self._ready(common)
+                whole = "\n".join([*(declared for declared, _ in common.parts), source])
+                self.compile(target, whole, "-include", str(header), *map(str, parts))
+            except (BuildError, OSError) as fault:
+                log.debug("%s is compiled whole: %s", target, fault)
+            else:
+                return
+        self.compile(target, source)
+
+    def _is_worthwhile(self, common: Common) -> bool:
+        """From the third unit of a process on, or where it lies there already; only GCC's headers work as these do."""
+        if "clang" in self.tool.version:
+            return False
+        _built[self.flags] += 1
+        return _built[self.flags] > FEW or self._header(common).with_suffix(".h.gch").exists()
+
+    def _header(self, common: Common) -> Path:
+        return self.place("common", "h", *common.headers)
+
+    def _ready(self, common: Common) -> tuple[Path, list[Path]]:
+        """The headers, precompiled, and the parts, each built where it is not there or damaged."""
+        header = self._header(common)
+        text = "#pragma once\n" + "".join(f'#include "{name}"\n' for name in common.headers)
+        compiled = header.with_suffix(".h.gch")
+        with self.lock(compiled):
+            if not _was_whole(compiled):
+                header.write_text(text)
+                self.compile(compiled, text, "-x", "c++-header")
+        objects = []
+        for _, defined in common.parts:
+            part = self.place("part", "o", *common.headers, defined)
+            with self.lock(part):
+                if not _was_whole(part):
+                    self.compile(part, defined, "-include", str(header), "-c")
+            objects.append(part)
+        return header, objects
+
+    def compile(self, target: Path, source: str, *more: str) -> None:
+        """Compile a text under its name by rename, its seal behind it."""
+        text = target.with_suffix(".cpp")
+        text.write_text(source)
+        for left in target.parent.glob(f"{target.stem}.*.partial"):  # of a build that was killed: we hold the lock
+            left.unlink(missing_ok=True)
+        partial = target.with_suffix(f".{os.getpid()}.partial")
+        options, objects = [m for m in more if not m.endswith(".o")], [m for m in more if m.endswith(".o")]
+        folders = [f"-I{folder}" for folder in self.includes]
+        command = [self.tool.path, *self.flags, *options, *folders, str(text), *objects, "-o", str(partial)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=self.limit_s, check=False)
+        except subprocess.TimeoutExpired as fault:
+            partial.unlink(missing_ok=True)
+            raise BuildError(
+                f"{self.tool.path} ran over {self.limit_s:g} s on {text}; raise ADAFLEX_BUILD_TIMEOUT or look at that "
+                "source"
+            ) from fault
+        except OSError as fault:
+            raise BuildError(f"{self.tool.path} could not be started on {text}: {fault}") from fault
+        if done.returncode != 0:
+            partial.unlink(missing_ok=True)
+            errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
+            raise BuildError(f"{self.tool.path} failed on {text}: {errors[0]}")
+        content = partial.read_bytes()
+        with partial.open("ab") as file:  # what follows the last section of a library is read by nobody
+            file.write(_seal(content))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+        log.debug("built %s", target)
+
+
+_built: Counter[tuple[str, ...]] = Counter()
+
+
+@functools.cache
+def _once(path: Path, changed_ns: int, size: int) -> bool:
+    return is_whole(path)
+
+
+def _was_whole(path: Path) -> bool:
+    """Whether it is what was built, looked at once: it may be 60 MB."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired as fault:
-        partial.unlink(missing_ok=True)
-        raise BuildError(
-            f"{tool.path} ran over {limit_s:g} s on {text}; raise ADAFLEX_BUILD_TIMEOUT or look at that source"
-        ) from fault
-    except OSError as fault:
-        raise BuildError(f"{tool.path} could not be started on {text}: {fault}") from fault
-    if done.returncode != 0:
-        partial.unlink(missing_ok=True)
-        errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
-        raise BuildError(f"{tool.path} failed on {text}: {errors[0]}")
-    content = partial.read_bytes()
-    with partial.open("ab") as file:  # what follows the last section of a library is read by nobody
-        file.write(_seal(content))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(library)
-    log.debug("built %s", library)
+        stat = path.stat()
+    except OSError:
+        return False
+    return _once(path, stat.st_mtime_ns, stat.st_size)
 
 
 def keep(library: bytes) -> Path:
