@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from adaflex.passes.capture import Capture, Symbol, Weights, broken, draws
 from adaflex.passes.sizes import Guard, evaluate
 
 Path = tuple[str | int, ...]
+TRUSTING = ("embedding_bag", "ctc_loss", "segment_reduce", "pack_padded_sequence")  # values that torch does not check
 HALF_APART = 0.1  # of a model in half precision from the graph, which computes in fp32
 
 
@@ -31,8 +32,12 @@ def small_guards(
     if any(draws(node) for node in capture.graph.graph.nodes):
         return ()
 
+    trusting = any(map(_trusts, capture.graph.graph.nodes))
+
     def fails(symbols: Sequence[Symbol], size: int) -> bool:
         cut = _cut(capture, model, given, symbols, size)
+        if cut is not None and trusting:  # places in a tensor that now ends earlier: torch would read behind its end
+            cut = {path: each if each.is_floating_point() else torch.zeros_like(each) for path, each in cut.items()}
         return cut is not None and not _holds(capture, weights, model, spec, {**given, **cut}, size)
 
     groups: dict[Any, list[Symbol]] = {}
@@ -46,6 +51,14 @@ def small_guards(
         else:  # only a call in which they differ goes wrong
             found += [("==", each.name, group[0 if each is not group[0] else 1].name) for each in alone]
     return tuple(found)
+
+
+def _trusts(node: fx.Node) -> bool:
+    """Does it read where its inputs' values say, unchecked? Kernels of other libraries may."""
+    kind = node.target
+    return isinstance(kind, torch._ops.OpOverload) and (
+        kind.namespace not in ("aten", "prims") or any(name in kind.name() for name in TRUSTING)
+    )
 
 
 def _cut(

@@ -228,7 +228,9 @@ class Live:
 
     def _run_or_refuse(self, limit_s: float) -> None:
         if not self._run(limit_s):
-            raise SolverError(f"HiGHS did not come back within {limit_s:g} s; report this with the table that caused it")
+            raise SolverError(
+                f"HiGHS did not come back within {limit_s:g} s; report this with the table that caused it"
+            )
 
     def _renew(self) -> None:
         """Leave a run that does not end and load the same program again, to be solved without presolve."""
