@@ -20,7 +20,7 @@ struct Args {
     const char* a;
     long lda, rows;
     const void* b;
-    const float *sw, *csw, *wz;
+    const void *sw, *sums, *zeros;  // sums: csw where there is one scale per column
     long K, N;
     void* y;
     const float* bias;
@@ -49,19 +49,19 @@ double time_list(const Args* list, int count, int rounds, bool each, Call call) 
             __VA_ARGS__;                                                                                   \
         });                                                                                                \
     }
-#define INT8 (const int8_t*)s.b, s.sw, s.csw
+#define FLOATS(part) (const float*)s.part
 
 TIMER(f32, af::gemm_f32(s.a, s.lda, s.rows, s.b, SHAPE))
 TIMER(bf16, af::gemm_bf16(s.a, s.lda, s.rows, s.b, SHAPE))
-TIMER(w8a8, af::gemm_w8a8(s.a, s.lda, s.rows, INT8, SHAPE))
-TIMER(w8, af::gemm_w8(s.a, s.lda, s.rows, (const int8_t*)s.b, s.sw, SHAPE))
+TIMER(w8a8, af::gemm_w8a8(s.a, s.lda, s.rows, (const int8_t*)s.b, FLOATS(sw), FLOATS(sums), SHAPE))
+TIMER(w8, af::gemm_w8(s.a, s.lda, s.rows, (const int8_t*)s.b, FLOATS(sw), SHAPE))
 
 #define GROUPS(G)                                                                                              \
-    TIMER(w8a8_g##G, af::gemm_w8a8_grouped<G>(s.a, s.lda, s.rows, INT8, SHAPE))                                 \
-    TIMER(w4a8_g##G, af::gemm_w4a8<G, false>(s.a, s.lda, s.rows, s.b, s.sw, s.csw, nullptr, SHAPE))              \
-    TIMER(w4a8_asym_g##G, af::gemm_w4a8<G, true>(s.a, s.lda, s.rows, s.b, s.sw, s.csw, s.wz, SHAPE))              \
-    TIMER(w4_g##G, af::gemm_w4<G, false>(s.a, s.lda, s.rows, s.b, s.sw, nullptr, SHAPE))                         \
-    TIMER(w4_asym_g##G, af::gemm_w4<G, true>(s.a, s.lda, s.rows, s.b, s.sw, s.wz, SHAPE))
+    TIMER(w8a8_g##G, af::gemm_w8a8_grouped<G>(s.a, s.lda, s.rows, (const int8_t*)s.b, s.sw, s.sums, SHAPE))       \
+    TIMER(w4a8_g##G, af::gemm_w4a8<G, false>(s.a, s.lda, s.rows, s.b, s.sw, s.sums, SHAPE))                        \
+    TIMER(w4a8_asym_g##G, af::gemm_w4a8<G, true>(s.a, s.lda, s.rows, s.b, s.sw, s.sums, SHAPE))                    \
+    TIMER(w4_g##G, af::gemm_w4<G, false>(s.a, s.lda, s.rows, s.b, s.sw, nullptr, SHAPE))                           \
+    TIMER(w4_asym_g##G, af::gemm_w4<G, true>(s.a, s.lda, s.rows, s.b, s.sw, s.zeros, SHAPE))
 GROUPS(32)
 GROUPS(64)
 GROUPS(128)

@@ -56,7 +56,7 @@ class Args(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p if name in ("a", "b") else ctypes.c_long) for name in ("a", "lda", "rows", "b")),
-        *((name, ctypes.c_void_p) for name in ("sw", "csw", "wz")),
+        *((name, ctypes.c_void_p) for name in ("sw", "sums", "zeros")),
         *((name, ctypes.c_long) for name in ("K", "N")),
         *((name, ctypes.c_void_p) for name in ("y", "bias")),
     )
@@ -117,10 +117,10 @@ def operand_list(
     records = (Args * matrices)()
     for record in records:
         b = buffer(int(columns * codes * kernel.weight_bytes), 3)
-        tables = [buffer(groups * columns * 4) for _ in range(3)]
+        tables = [buffer(groups * columns * 2 if kernel.group else columns * 4) for _ in range(3)]
         keep += [b, *tables]
         record.a, record.lda, record.rows, record.b = a.ctypes.data, lda, rows, b.ctypes.data
-        record.sw, record.csw, record.wz = (table.ctypes.data for table in tables)
+        record.sw, record.sums, record.zeros = (table.ctypes.data for table in tables)
         record.K, record.N, record.y, record.bias = k, n, y.ctypes.data, bias.ctypes.data
     return records, keep
 

@@ -115,17 +115,28 @@ def read_weight(block: Array, function: str, parts: Mapping[str, int], n: int, k
         depth = up(k, 32)
         return widen(_rows(part("b", np.uint16, wide * depth), wide, depth, 2)[:n, :k], np.float64)
     depth, groups = up(k, 64), k // group if group else 1
-    scale = part("sw", np.float32, groups * wide).reshape(groups, wide)[:, :n].T.astype(np.float64)
+    if group:
+        scale = widen(_entries(part("sw", np.uint16, groups * wide), wide), np.float64)[:n]
+    else:
+        scale = part("sw", np.float32, wide)[:n, None].astype(np.float64)
+    zero = np.zeros_like(scale)
     if kind in ("w4a8", "w4"):
         codes = _nibbles(part("b", np.uint8, wide * depth // 2), wide, depth)[:n, :k]
-        zero = 8 * scale
-        if asymmetric:
-            zero = part("wz", np.float32, groups * wide).reshape(groups, wide)[:, :n].T.astype(np.float64)
+        zero += 8
+        if asymmetric and kind == "w4a8":
+            zero = _entries(part("sums", np.uint16, groups * wide), wide)[:n] & 15 ^ 8
+        elif asymmetric:
+            pairs = part("zeros", np.uint8, groups * wide // 2)
+            zero = _entries(np.stack((pairs & 15, pairs >> 4), axis=-1), wide)[:n]
     else:
         codes = _rows(part("b", np.int8, wide * depth), wide, depth, 4)[:n, :k]
-        zero = np.zeros_like(scale)
     grouped = codes.astype(np.float64).reshape(n, groups, -1)
-    return (grouped * scale[..., None] - zero[..., None]).reshape(n, k)
+    return ((grouped - zero[..., None]) * scale[..., None]).reshape(n, k)
+
+
+def _entries(flat: Array, wide: int) -> Array:
+    """A table [N/32][K/G][16][2], column c of a panel in half c // 16 of pair c % 16, as [N, K/G]."""
+    return flat.reshape(wide // 32, -1, 16, 2).transpose(0, 3, 2, 1).reshape(wide, -1)
 
 
 def _rows(flat: Array, wide: int, depth: int, word: int) -> Array:

@@ -85,26 +85,72 @@ def _checked(codes: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def pack_columns(values: Tensor) -> Tensor:
-    """Per-output values [N] to float32 [Np]; per output and group [N, K/G] to float32 [K/G, Np]. Padding is 0."""
-    table = values.detach().to(torch.float32)
-    table = table.unsqueeze(0) if table.dim() == 1 else table.t()
-    padded = table.new_zeros(table.shape[0], round_up(table.shape[1], PANEL))
-    padded[:, : table.shape[1]] = table
-    return padded.squeeze(0) if values.dim() == 1 else padded
+    """Per-output values [N] to float32 [Np]. Padding is 0."""
+    padded = values.new_zeros(round_up(len(values), PANEL), dtype=torch.float32)
+    padded[: len(values)] = values.detach()
+    return padded
 
 
-def column_sums(codes: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    """What an activation's minimum is multiplied with: scale * sum over k of (code - zero), per output and group.
+def column_sums(codes: Tensor, scale: Tensor) -> Tensor:
+    """What an activation's minimum is multiplied with: scale [N] times the sum of codes [N, K], float32 [Np]."""
+    return pack_columns(codes.to(torch.float64).sum(dim=1) * scale.to(torch.float64))
 
-    `codes` [N, K], `scale` and `zero` [N] or [N, K/G]; computed in float64; packed as `pack_columns` does.
+
+def pack_table(values: Tensor) -> Tensor:
+    """16-bit values per output and group [N, K/G] to [Np/32, K/G, 16, 2].
+
+    Output c of a panel lies in half c // 16 of pair c % 16: a load of pairs serves outputs 0..15 and 16..31.
     """
-    groups = 1 if scale.dim() == 1 else scale.shape[1]
-    sums = codes.to(torch.float64).view(codes.shape[0], groups, -1).sum(dim=2)
-    if zero is not None:
-        sums = sums - zero.to(torch.float64).view_as(sums) * (codes.shape[1] // groups)
-    return pack_columns((sums * scale.to(torch.float64).view_as(sums)).view_as(scale))
+    n, groups = values.shape
+    padded = values.new_zeros(round_up(n, PANEL), groups)
+    padded[:n] = values
+    return padded.view(-1, 2, 16, groups).permute(0, 3, 2, 1).contiguous()
 
 
-def zero_terms(scale: Tensor, zero: Tensor) -> Tensor:
-    """scale * zero [N, K/G] in float64, packed as `pack_columns` does: what asymmetric int4 kernels subtract."""
-    return pack_columns(scale.to(torch.float64) * zero.to(torch.float64))
+def unpack_table(table: Tensor, n: int) -> Tensor:
+    """The inverse of `pack_table` for n outputs."""
+    return table.permute(0, 3, 2, 1).reshape(-1, table.shape[1])[:n].contiguous()
+
+
+def pack_scales(scale: Tensor) -> Tensor:
+    """Scales per output and group [N, K/G], each a bfloat16 number, as a table. ValueError where one is not."""
+    rounded = scale.detach().to(torch.bfloat16)
+    if not torch.equal(rounded.to(scale.dtype), scale):
+        raise ValueError("scales of groups must be bfloat16 numbers; round them before codes are chosen")
+    return pack_table(rounded)
+
+
+def group_sums(codes: Tensor, groups: int) -> Tensor:
+    """Sums of codes [N, K] over each of the groups: int64 [N, groups]."""
+    return codes.to(torch.int64).view(codes.shape[0], groups, -1).sum(dim=2)
+
+
+def int8_sums(codes: Tensor, groups: int) -> Tensor:
+    """Sums of int8 codes per group as a table of int16: below 2^15 up to groups of 256."""
+    return pack_table(group_sums(codes, groups).to(torch.int16))
+
+
+def int4_sums(codes: Tensor, zero: Tensor) -> Tensor:
+    """Sums of codes 0..15 less their zero points 0..15 [N, K/G], and the zero points, as a table of int16.
+
+    An entry is 16 * sum(code - zero) + ((zero - 8) & 15): below 2^15 up to groups of 128.
+    """
+    whole = zero.to(torch.int64)
+    sums = group_sums(codes, zero.shape[1]) - whole * (codes.shape[1] // zero.shape[1])
+    return pack_table((16 * sums + (whole - 8 & 15)).to(torch.int16))
+
+
+def unpack_zero_points(sums: Tensor, n: int) -> Tensor:
+    """The zero points uint8 [n, K/G] in a table that `int4_sums` made."""
+    return ((unpack_table(sums, n) & 15) ^ 8).to(torch.uint8)
+
+
+def pack_zeros(zero: Tensor) -> Tensor:
+    """Zero points 0..15 [N, K/G] to uint8 [Np/32, K/G, 16]: outputs c low and c + 16 high in byte c of a panel."""
+    halves = pack_table(zero.to(torch.uint8))
+    return halves[..., 0] | halves[..., 1] << 4
+
+
+def unpack_zeros(zeros: Tensor, n: int) -> Tensor:
+    """The inverse of `pack_zeros`: uint8 [n, K/G]."""
+    return unpack_table(torch.stack((zeros & 15, zeros >> 4), dim=-1), n)

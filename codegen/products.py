@@ -26,16 +26,16 @@ def product_reads(function: str, n: int, k: int) -> tuple[str, tuple[tuple[str, 
     if group and (group not in GROUPS or k % group):
         return None
     wide, deep = _up(n, PANEL), _up(k, 64)
-    table = wide * 4 * (k // group if group else 1)
-    nibbles, zeros = wide * deep // 2, table if asymmetric == "true" else 0
+    floats, table = wide * 4, wide * 2 * (k // group if group else 0)
+    nibbles, zeros = wide * deep // 2, table // 4 if asymmetric == "true" else 0
     return {
         "f32": ("f32", (("b", wide * k * 4),)),
         "bf16": ("bf16", (("b", wide * _up(k, 32) * 2),)),
-        "w8": ("bf16", (("b", wide * deep), ("sw", table))),
-        "w8a8": ("u8t", (("b", wide * deep), ("sw", table), ("csw", table))),
-        "w8a8_grouped": (f"u8g{group}", (("b", wide * deep), ("sw", table), ("csw", table))),
-        "w4": ("bf16", (("b", nibbles), ("sw", table), ("wz", zeros))),
-        "w4a8": (f"u8g{group}", (("b", nibbles), ("sw", table), ("csw", table), ("wz", zeros))),
+        "w8": ("bf16", (("b", wide * deep), ("sw", floats))),
+        "w8a8": ("u8t", (("b", wide * deep), ("sw", floats), ("csw", floats))),
+        "w8a8_grouped": (f"u8g{group}", (("b", wide * deep), ("sw", table), ("sums", table))),
+        "w4": ("bf16", (("b", nibbles), ("sw", table), ("zeros", zeros))),
+        "w4a8": (f"u8g{group}", (("b", nibbles), ("sw", table), ("sums", table))),
     }[kind]
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from adaflex.errors import ArtifactError
 
 MAGIC = b"\x93ADAFLEX"
-VERSION = 1
-STREAMING = 2  # files with streamed weights, which older readers would not serve
+VERSION = 3
+STREAMING = 4  # files with streamed weights, which older readers would not serve
 PAGE = 4096
 PREAMBLE = struct.Struct("<8sIIQQ32s")  # magic, version, reserved, header bytes, file bytes, SHA-256 of the header
 MOST_HEADER = 64 << 20

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from adaflex.runtime.region import Region, Size
 
-FORMAT_VERSION = 1  # of programs whose constants all lie in memory
-STREAMED_VERSION = 2  # of programs that stream some
+# 1 and 2 had tables of fp32 beside weights in groups, where the kernels now read 16 bits.
+FORMAT_VERSION = 3  # of programs whose constants all lie in memory
+STREAMED_VERSION = 4  # of programs that stream some
 
 ITEM_BYTES = {
     "f32": 4,

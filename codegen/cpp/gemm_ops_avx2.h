@@ -29,6 +29,15 @@ struct OpBase {
     static constexpr int KEEP_ROWS = 2;
     static AF_INLINE Float splat(const char* p) { return _mm256_broadcast_ss((const float*)p); }
     static AF_INLINE Float floats(const float* p) { return _mm256_loadu_ps(p); }
+    using Entries = __m256i;
+    static AF_INLINE Entries raw_entries(const char* p) { return _mm256_loadu_si256((const __m256i*)p); }
+    // The half as the upper one, what lies below it undefined.
+    static AF_INLINE __m256i upper(Entries e, long half) {
+        return _mm256_sll_epi32(e, _mm_cvtsi32_si128(half ? 0 : 16));
+    }
+    static AF_INLINE Float bf16_half(const char* p, long half) {
+        return _mm256_castsi256_ps(_mm256_and_si256(upper(raw_entries(p), half), _mm256_set1_epi32(int(0xffff0000u))));
+    }
     static AF_INLINE void keep(float* p, Float x) { _mm256_storeu_ps(p, x); }
     static AF_INLINE Float madd(Float x, Float y, Float z) { return _mm256_fmadd_ps(x, y, z); }
 };
@@ -41,6 +50,9 @@ struct IntAcc : OpBase {
     static AF_INLINE void accumulate(Acc& c, __m256i x) {
         c = _mm256_add_epi32(c, x);
         asm("" : "+x"(c));  // else GCC regroups the sums of several steps and spills them all
+    }
+    static AF_INLINE void add_shorts(Acc& c, Acc z, int32_t x) {
+        c = _mm256_add_epi32(c, _mm256_madd_epi16(z, _mm256_set1_epi32(x)));
     }
 };
 
@@ -104,6 +116,12 @@ struct Bf16S4 : Bf16Acc {
         high = _mm256_xor_si256(_mm256_and_si256(high, _mm256_set1_epi8(char(0xf0))), _mm256_set1_epi8(char(0x80)));
         return {byte_floats(high, i % 2 * 2), byte_floats(high, i % 2 * 2 + 1)};
     }
+    static AF_INLINE Float eight_less(const char* p, long half) {  // 16 * (8 - z)
+        const __m256i z = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+        const __m256i high = _mm256_sll_epi32(z, _mm_cvtsi32_si128(half ? 0 : 4));
+        return _mm256_cvtepi32_ps(
+            _mm256_sub_epi32(_mm256_set1_epi32(128), _mm256_and_si256(high, _mm256_set1_epi32(0xf0))));
+    }
 };
 
 struct U8S8 : IntAcc {
@@ -125,6 +143,8 @@ struct U8S8 : IntAcc {
         accumulate(c, _mm256_madd_epi16(x.even, w.even));
         accumulate(c, _mm256_madd_epi16(x.odd, w.odd));
     }
+    template <bool>
+    static AF_INLINE Acc column_sum(Entries e, long half) { return _mm256_srai_epi32(upper(e, half), 16); }
 };
 
 struct U8S4 : IntAcc {
@@ -139,6 +159,13 @@ struct U8S4 : IntAcc {
     }
     static AF_INLINE void dot(Acc& c, Word x, Weight w) {
         accumulate(c, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
+    }
+    template <bool>
+    static AF_INLINE Acc column_sum(Entries e, long half) { return _mm256_srai_epi32(upper(e, half), 20); }
+    // z - 8 in the upper half, 0 in the lower.
+    static AF_INLINE Acc zero_point(Entries e, long half) {
+        const __m256i top = _mm256_and_si256(_mm256_slli_epi16(upper(e, half), 12), _mm256_set1_epi32(int(0xf0000000u)));
+        return _mm256_srai_epi16(top, 12);
     }
 };
 

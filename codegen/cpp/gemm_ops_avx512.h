@@ -41,6 +41,13 @@ struct OpBase {
         return _mm512_set1_ps(x);
     }
     static AF_INLINE Float floats(const float* p) { return _mm512_loadu_ps(p); }
+    // 16-bit entries of a table, two to a dword; half 0 is the lower one.
+    using Entries = __m512i;
+    static AF_INLINE Entries raw_entries(const char* p) { return _mm512_loadu_si512(p); }
+    static AF_INLINE Float bf16_half(const char* p, long half) {  // two loads: one, shared, would be spilled
+        return _mm512_castsi512_ps(half ? _mm512_maskz_loadu_epi16(0xaaaaaaaau, p)
+                                        : _mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+    }
     static AF_INLINE void keep(float* p, Float x) { _mm512_storeu_ps(p, x); }
     static AF_INLINE Float madd(Float x, Float y, Float z) { return _mm512_fmadd_ps(x, y, z); }
 };
@@ -52,6 +59,13 @@ struct IntAcc : OpBase {
     static AF_INLINE Acc add(Acc x, Acc y) { return _mm512_add_epi32(x, y); }
     static AF_INLINE Float value(Acc x) { return _mm512_cvtepi32_ps(x); }
     static AF_INLINE void dot(Acc& c, Word x, Weight w) { asm("vpdpbusd %2,%1,%0" : "+v"(c) : "v"(x), "v"(w)); }
+    static AF_INLINE Acc short_half(Entries e, long half) {
+        return _mm512_srai_epi32(half ? e : _mm512_slli_epi32(e, 16), 16);
+    }
+    // Adds the product of the 16-bit numbers in both halves of z (one of them is 0) with those of x.
+    static AF_INLINE void add_shorts(Acc& c, Acc z, int32_t x) {
+        asm("vpdpwssd %2,%1,%0" : "+v"(c) : "v"(z), "v"(_mm512_set1_epi32(x)));
+    }
 };
 
 struct FloatAcc : OpBase {
@@ -87,6 +101,8 @@ struct Bf16 : Bf16Acc {
 struct U8S8 : IntAcc {
     static constexpr int WORDS = 1;
     static constexpr float UNIT = 1.0f;
+    template <bool>
+    static AF_INLINE Acc column_sum(Entries e, long half) { return short_half(e, half); }
     static AF_INLINE Weight weight(Raw b, int) { return b; }
 };
 
@@ -100,6 +116,15 @@ struct U8S4 : IntAcc {
         __m512i high = i == 0 ? _mm512_slli_epi16(b, 4) : b;
         // 0x6a: (first & second) ^ third; `high` is first because that one is overwritten
         return _mm512_ternarylogic_epi32(high, _mm512_set1_epi8(char(0xf0)), _mm512_set1_epi8(char(0x80)), 0x6a);
+    }
+    // 16 * sum(code - z), the entry as it stands but for the zero point's bits (none set where symmetric).
+    template <bool ASYM>
+    static AF_INLINE Acc column_sum(Entries e, long half) {
+        return short_half(ASYM ? _mm512_andnot_si512(_mm512_set1_epi16(15), e) : e, half);
+    }
+    // 16 * (z - 8) in the half that the columns lie in, 0 in the other.
+    static AF_INLINE Acc zero_point(Entries e, long half) {
+        return _mm512_maskz_srai_epi16(half ? 0xaaaaaaaau : 0x55555555u, _mm512_slli_epi16(e, 12), 8);
     }
 };
 
@@ -137,6 +162,12 @@ struct Bf16S4 : Bf16Acc {
                                          : _mm_setr_epi8(2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15);
         const __m512i index = _mm512_shuffle_epi8(nibbles, _mm512_broadcast_i32x4(lanes));
         return _mm512_permutexvar_epi16(index, _mm512_load_si512(table));
+    }
+    // 8 - z from 16 bytes of zero points, columns of half 0 in the low nibbles: looked up by the low four bits.
+    static AF_INLINE Float eight_less(const char* p, long half) {
+        const __m512i z = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+        return _mm512_permutexvar_ps(half ? _mm512_srli_epi32(z, 4) : z,
+                                     _mm512_setr_ps(8, 7, 6, 5, 4, 3, 2, 1, 0, -1, -2, -3, -4, -5, -6, -7));
     }
 };
 

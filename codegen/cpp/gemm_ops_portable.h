@@ -38,6 +38,12 @@ struct OpBase {
         std::memcpy(&x, p, 16);
         return x;
     }
+    using Entries = Int4;
+    static AF_INLINE Entries raw_entries(const char* p) { return raw(p); }
+    static AF_INLINE Int4 upper(Entries e, long half) { return half ? e : e << 16; }  // what lies below is undefined
+    static AF_INLINE Float bf16_half(const char* p, long half) {
+        return Float4(upper(raw_entries(p), half) & spread(int32_t(0xffff0000u)));
+    }
     static AF_INLINE void keep(float* p, Float x) { std::memcpy(p, &x, 16); }
     static AF_INLINE Float madd(Float x, Float y, Float z) { return x * y + z; }
 };
@@ -47,6 +53,7 @@ struct IntAcc : OpBase {
     static AF_INLINE Acc zero() { return Int4{}; }
     static AF_INLINE Acc add(Acc x, Acc y) { return x + y; }
     static AF_INLINE Float value(Acc x) { return __builtin_convertvector(x, Float4); }
+    static AF_INLINE void add_shorts(Acc& c, Acc z, int32_t x) { c += z * spread(x >> 16); }
 };
 
 struct FloatAcc : OpBase {
@@ -99,6 +106,12 @@ struct Bf16S4 : Bf16Acc {  // 16 * (nibble - 8) in every byte
         Int4 high = ((i < 2 ? b << 4 : b) & spread(int32_t(0xf0f0f0f0u))) ^ spread(int32_t(0x80808080u));
         return {byte_floats(high, i % 2 * 2), byte_floats(high, i % 2 * 2 + 1)};
     }
+    static AF_INLINE Float eight_less(const char* p, long half) {  // 16 * (8 - z)
+        const uint8_t* z = (const uint8_t*)p;
+        const Int4 bytes = Int4{z[0], z[1], z[2], z[3]};
+        return __builtin_convertvector(spread(int32_t(128)) - ((half ? bytes : bytes << 4) & spread(int32_t(0xf0))),
+                                       Float4);
+    }
 };
 
 // Four k of a register as four registers of ints; the first k lies in the lowest byte.
@@ -121,6 +134,8 @@ struct U8S8 : ByteAcc {
     static constexpr int WORDS = 1;
     static constexpr float UNIT = 1.0f;
     static AF_INLINE Weight weight(Raw b, int) { return {{b << 24 >> 24, b << 16 >> 24, b << 8 >> 24, b >> 24}}; }
+    template <bool>
+    static AF_INLINE Acc column_sum(Entries e, long half) { return upper(e, half) >> 16; }
 };
 
 struct U8S4 : ByteAcc {
@@ -132,6 +147,9 @@ struct U8S4 : ByteAcc {
         return {{(low & mask) - eight, (low >> 8 & mask) - eight, (low >> 16 & mask) - eight,
                  (low >> 24 & mask) - eight}};
     }
+    template <bool>
+    static AF_INLINE Acc column_sum(Entries e, long half) { return upper(e, half) >> 20; }
+    static AF_INLINE Acc zero_point(Entries e, long half) { return upper(e, half) << 12 >> 28; }  // z - 8
 };
 
 }  // namespace gemm

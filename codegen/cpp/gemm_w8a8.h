@@ -5,8 +5,8 @@
 // Out: columns [n0, n1) of  s * sw * sum(code * code) + m * csw  through the epilogue.
 // Error: the integer sum is exact for K <= 65,000; what follows rounds four times, so that
 // |error| <= 4 eps (|s sw sum| + |m csw|), eps = 2^-24.
-// Grouped: rows of the form u8g<G>, tables [K/G][Np], K a multiple of G;
-// |error| <= (4 + 2 K/G) eps (sum over groups of the same terms).
+// Grouped: rows of the form u8g<G>, tables sw and sums of gemm_grouped.h, K a multiple of G;
+// |error| <= (3 + K/G) eps (sum over groups of the same terms).
 #pragma once
 
 #include "gemm_grouped.h"
@@ -35,9 +35,9 @@ void gemm_w8a8(const char* a, long lda, long rows, const int8_t* b, const float*
 }
 
 template <int G, class Ep>
-void gemm_w8a8_grouped(const char* a, long lda, long rows, const int8_t* b, const float* sw, const float* csw, long K,
+void gemm_w8a8_grouped(const char* a, long lda, long rows, const int8_t* b, const void* sw, const void* sums, long K,
                        long N, long n0, long n1, Ep&& ep) {
-    const gemm::Grouped parts{lda, gemm::round_up(K, 64), K / G, gemm::round_up(N, 32), sw, csw, nullptr};
+    const gemm::Grouped parts{lda, gemm::round_up(K, 64), K / G, (const char*)sw, (const char*)sums};
     gemm::grouped_product<gemm::U8S8, G, false>(parts, {a, lda, rows, N, n0, n1}, b, ep);
 }
 

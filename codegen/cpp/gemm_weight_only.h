@@ -1,10 +1,11 @@
 // Products of bf16 activations with int8 or int4 weights.
 //
 // In: rows of bf16 zero-padded to a multiple of 32. int8: panels [N/32][Kp/4][32][4], sw[Np]. int4: panels
-// [N/32][Kp/8][32][4] (see gemm_w4a8.h), sw and (asymmetric) wz = sw * z, [K/G][Np], w = sw * (code - z), K a multiple
-// of G. Out: columns [n0, n1) through the epilogue.
+// [N/32][Kp/8][32][4] (see gemm_w4a8.h), w = sw * (code - z), z a whole number 0..15, 8 where symmetric; table sw of
+// gemm_grouped.h and, where asymmetric, zeros [N/32][K/G][16] bytes: z of a panel's columns c in the low, c + 16 in the
+// high nibble of byte c. K a multiple of G. Out: columns [n0, n1) through the epilogue.
 // Codes are exact in bf16; scales are applied to the float sums of a group, so nothing is rounded to bf16 on the way:
-// |error| <= (K + 16) eps sum_k |x| |sw| (|code - 8| + asymmetric: |8 - z| + 8 + |z|), eps = 2^-24
+// |error| <= (K + 16) eps sum_k |x| |sw| (|code - 8| + asymmetric: |8 - z|), eps = 2^-24
 // (one or two rows by int8: see gemv_int8.h).
 //
 // Every tile unpacks its weights in registers: shifts, conversions and permutations run beside the multiply-adds, so
@@ -19,10 +20,9 @@ namespace gemm AF_HIDDEN {
 
 struct WeightOnly {
     long lda;
-    long K;          // K rounded up to 32
-    long group;      // k that share a scale: all of K for int8
-    long stride;     // floats from group to group in the tables
-    const float *sw, *wz;
+    long K;
+    long group;      // k that share a scale
+    const char *sw, *zeros;
     long groups() const { return K / group; }
 };
 
@@ -30,7 +30,8 @@ template <class Op, bool ASYM, int R>
 AF_NOINLINE void weight_only_tile(const WeightOnly& p, const char* a, const char* b, const float* x_sums, long n,
                                   float* out, Fetch fetch) {
     const long groups = p.groups(), blocks = p.group / (2 * Op::WORDS);
-    for (int part = 0; part < PANEL / Op::WIDTH; ++part, b += Op::WIDTH * 4, n += Op::WIDTH, out += Op::WIDTH) {
+    const char *sw = p.sw + n / PANEL * groups * ENTRIES, *zeros = p.zeros + n / PANEL * groups * 16;
+    for (int part = 0; part < PANEL / Op::WIDTH; ++part, b += Op::WIDTH * 4, out += Op::WIDTH) {
         Sums<Op, R> sums(out);
         for (long g = 0; g < groups; ++g) {
             const char* row[R];
@@ -39,16 +40,15 @@ AF_NOINLINE void weight_only_tile(const WeightOnly& p, const char* a, const char
             multiply<Op, R>(c, row, b + g * blocks * BLOCK, blocks, fetch);
             typename Op::Float scale[Op::VECS], zero[Op::VECS];
             AF_UNROLL for (int v = 0; v < Op::VECS; ++v) {
-                const long column = g * p.stride + n + v * Op::LANES;
-                scale[v] = Op::floats(p.sw + column);
-                if (ASYM) zero[v] = scale[v] * 8.0f - Op::floats(p.wz + column);
-                scale[v] = scale[v] * Op::UNIT;
+                const long column = part * Op::WIDTH + v * Op::LANES;
+                scale[v] = Op::bf16_half(sw + g * ENTRIES + column % 16 * 4, column / 16);
+                if (ASYM) zero[v] = Op::eight_less(zeros + g * 16 + column % 16, column / 16);
             }
             AF_UNROLL for (int r = 0; r < R; ++r)
                 AF_UNROLL for (int v = 0; v < Op::VECS; ++v) {
-                    typename Op::Float sum = Op::madd(c[r][v], scale[v], sums.get(r, v));
+                    typename Op::Float sum = c[r][v];
                     if (ASYM) sum = Op::madd(zero[v], Op::splat((const char*)(x_sums + r * groups + g)), sum);
-                    sums.set(r, v, sum);
+                    sums.set(r, v, Op::madd(sum, scale[v], sums.get(r, v)));
                 }
         }
         sums.done(out);
@@ -98,7 +98,7 @@ AF_INLINE void weight_only_product(const WeightOnly& p, const Shape& all, const 
             alignas(64) float sums[Op::ROWS * PANEL];
             const float* of_rows = x_sums + (ASYM ? row * groups : 0);
             WeightOnlyTiles<Op, ASYM>::calls[rows - 1](p, s.a + row * s.lda, panel, of_rows, n, sums, fetch);
-            const auto value = [&](int r, int half) AF_LAMBDA { return load(sums + r * PANEL + half * 16); };
+            const auto value = [&](int r, int half) AF_LAMBDA { return load(sums + r * PANEL + half * 16) * Op::UNIT; };
             finish(s, first + row, rows, n, ep, value);
         };
         sweep<Op::ROWS>(s, b, bytes, each);
@@ -110,24 +110,33 @@ AF_INLINE void weight_only_product(const WeightOnly& p, const Shape& all, const 
 template <class Ep>
 void gemm_w8(const char* a, long lda, long rows, const int8_t* b, const float* sw, long K, long N, long n0, long n1,
              Ep&& ep) {
-    const long k = gemm::round_up(K, 32);
-    const gemm::WeightOnly parts{lda, k, k, 0, sw, nullptr};
-    const long bytes = gemm::round_up(K, 64) * gemm::PANEL;
+    using Op = gemm::Bf16S8;
+    const long k = gemm::round_up(K, 32), bytes = gemm::round_up(K, 64) * gemm::PANEL;
+    const gemm::Shape shape{a, lda, rows, N, n0, n1};
 #if defined(AF_AVX512)
-    if (rows <= 2 && k <= gemm::MOST_FIXED && gemm::int8_gemv({a, lda, rows, N, n0, n1}, b, sw, k, bytes, ep)) return;
+    if (rows <= 2 && k <= gemm::MOST_FIXED && gemm::int8_gemv(shape, b, sw, k, bytes, ep)) return;
 #endif
-    gemm::weight_only_product<gemm::Bf16S8, false>(parts, {a, lda, rows, N, n0, n1}, b, bytes, ep);
+    const auto each = [&](long row, int count, long n, const char* panel, gemm::Fetch fetch) AF_LAMBDA {
+        alignas(64) float sums[Op::ROWS * gemm::PANEL];
+        gemm::Tiles<Op>::calls[count - 1](a + row * lda, lda, panel, k / (2 * Op::WORDS), (char*)sums, fetch);
+        const vf scale[2] = {load(sw + n) * Op::UNIT, load(sw + n + 16) * Op::UNIT};
+        const auto value = [&](int r, int half) AF_LAMBDA {
+            return load(sums + r * gemm::PANEL + half * 16) * scale[half];
+        };
+        gemm::finish(shape, row, count, n, ep, value);
+    };
+    gemm::sweep<Op::ROWS>(shape, b, bytes, each);
 }
 
 template <int G, bool ASYM, class Ep>
-void gemm_w4(const char* a, long lda, long rows, const void* b, const float* sw, const float* wz, long K, long N,
+void gemm_w4(const char* a, long lda, long rows, const void* b, const void* sw, const void* zeros, long K, long N,
              long n0, long n1, Ep&& ep) {
-    const gemm::WeightOnly parts{lda, K, G, gemm::round_up(N, 32), sw, wz};
+    const gemm::WeightOnly parts{lda, K, G, (const char*)sw, (const char*)zeros};
     const long bytes = gemm::round_up(K, 64) * gemm::PANEL / 2;
     gemm::weight_only_product<gemm::Bf16S4, ASYM>(parts, {a, lda, rows, N, n0, n1}, b, bytes, ep);
 }
 
 }  // namespace af
 
-#define AF_TILES_GEMM_W8(KIND) KIND struct af::gemm::WeightOnlyTiles<af::gemm::Bf16S8, false>;
+#define AF_TILES_GEMM_W8(KIND) KIND struct af::gemm::Tiles<af::gemm::Bf16S8>;
 #define AF_TILES_GEMM_W4(KIND, G, ASYM) KIND struct af::gemm::WeightOnlyTiles<af::gemm::Bf16S4, ASYM>;

@@ -30,11 +30,12 @@ AF_INLINE void low_sums(const char* a, long groups, int32_t* out) {
 }
 
 template <int G, bool ASYM>
-AF_NOINLINE void int4_row(const Grouped& p, const char* a, const char* b, const float* code_sums, const int32_t* low,
+AF_NOINLINE void int4_row(const Grouped& p, const char* a, const char* b, const int32_t* code_sums, const int32_t* low,
                           long n, float* out) {
     using Op = U8S4;
     const __m512i nibble = _mm512_set1_epi8(15);
     const char* const scales[1] = {a + p.codes};
+    const Tables tables(p, n);
     Sums<Op, 1> sums(out);
     for (long g = 0; g < p.groups; ++g) {
         __m512i high[2] = {_mm512_set1_epi32(low[g]), _mm512_set1_epi32(low[g])}, under[2] = {Op::zero(), Op::zero()};
@@ -48,7 +49,7 @@ AF_NOINLINE void int4_row(const Grouped& p, const char* a, const char* b, const 
         }
         __m512i c[1][2];
         AF_UNROLL for (int v = 0; v < 2; ++v) c[0][v] = _mm512_add_epi32(high[v], _mm512_slli_epi32(under[v], 4));
-        fold<Op, 1, ASYM>(p, sums, c, scales, code_sums, g, n);
+        fold<Op, 1, ASYM>(p, tables, sums, c, scales, code_sums, g, 0);
     }
     sums.done(out);
 }
@@ -56,13 +57,13 @@ AF_NOINLINE void int4_row(const Grouped& p, const char* a, const char* b, const 
 template <int G, bool ASYM, class Ep>
 AF_INLINE void int4_gemv(const Grouped& p, const Shape& s, const void* b, Ep& ep) {
     alignas(64) int32_t low[LOW_SUMS];
-    alignas(64) float code_sums[ASYM ? LOW_SUMS : 1];
+    alignas(64) int32_t code_sums[ASYM ? LOW_SUMS : 1];
     low_sums<G>(s.a, p.groups, low);
     if (ASYM) sum_codes<G>(p, s.a, 1, code_sums);
     for (long n = s.n0; n < s.n1; n += PANEL) {
         alignas(64) float sums[PANEL];
         int4_row<G, ASYM>(p, s.a, (const char*)b + n * p.codes / 2, code_sums, low, n, sums);
-        finish(s, 0, 1, n, ep, [&](int, int half) AF_LAMBDA { return load(sums + half * 16); });
+        finish(s, 0, 1, n, ep, [&](int, int half) AF_LAMBDA { return load(sums + half * 16) * U8S4::UNIT; });
     }
 }
 

@@ -67,7 +67,7 @@ def _round_groups(
     grids = []
     for first in range(0, len(remaining), group):
         last = first + group
-        grids.append(fit_grid(remaining[first:last].T, bits, 0, symmetric, importance[first:last]))
+        grids.append(fit_grid(remaining[first:last].T, bits, group, symmetric, importance[first:last]))
         codes[first:last] = _round_block(remaining, factor, first, last, grids[-1], 0)
     scale, zero = torch.cat([grid.scale for grid in grids], 1), torch.cat([grid.zero for grid in grids], 1)
     return codes.T.contiguous(), Grid(scale, zero, grids[0].low, grids[0].high)

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adaflex.codegen import layout
 from adaflex.codegen.hadamard import rotate, rotate_gram
+from adaflex.codegen.kernels.call import padded
 from adaflex.codegen.kernels.compensate import compensated
-from adaflex.codegen.kernels.quantise import NIBBLE, expand, fit_grid, group_length, in_groups, quantise_rows
+from adaflex.codegen.kernels.quantise import NIBBLE, expand, fit_grid, in_groups, quantise_rows
 from adaflex.passes.rewrite import Encoded
 from adaflex.solver.table import Encoding
 
@@ -22,7 +24,8 @@ from adaflex.solver.table import Encoding
 def encode_integer(weight: Tensor, encoding: Encoding, gram: Tensor | None, dtype: torch.dtype) -> Encoded:
     """Codes of ``dtype`` [N, K], "scale" [N, groups] fp32 and, where not symmetric, "zero" [N, groups] uint8.
 
-    ``encoding.rounding`` of the result says what was done: compensated only with a gram matrix.
+    Scales of groups are bfloat16 numbers. ``encoding.rounding`` of the result says what was done: compensated only
+    with a gram matrix.
     """
     turned = rotate(weight.float(), encoding.rotation)
     bits, group, symmetric = encoding.bits, encoding.group, encoding.symmetric
@@ -74,6 +77,17 @@ def linear_integer(x: Tensor, encoded: Encoded, bias: Tensor | None) -> Tensor:
 
 
 def scales(packed: Tensor, shape: Sequence[int], encoding: Encoding) -> Tensor:
-    """Per-column floats as ``layout.pack_columns`` stored them (uint8) -> [N, groups]."""
-    groups = shape[1] // group_length(shape[1], encoding.group)
-    return packed.view(torch.float32).reshape(groups, -1)[:, : shape[0]].T.contiguous()
+    """Scales as ``layout.pack_columns``, of groups as ``layout.pack_scales`` stored them -> fp32 [N, groups]."""
+    if not encoding.group:
+        return packed.view(torch.float32)[: shape[0]].unsqueeze(1).contiguous()
+    return layout.unpack_table(table(packed, torch.bfloat16, shape, encoding), shape[0]).float()
+
+
+def table(packed: Tensor, dtype: torch.dtype, shape: Sequence[int], encoding: Encoding) -> Tensor:
+    """Bytes of a table of 16-bit entries as ``layout.pack_table`` shaped it."""
+    return packed.view(dtype).reshape(-1, shape[1] // encoding.group, layout.PANEL // 2, 2)
+
+
+def table_bytes(shape: Sequence[int], encoding: Encoding) -> int:
+    """Length of a table of 16-bit entries per output and group."""
+    return padded(shape[0], layout.PANEL) * (shape[1] // encoding.group) * 2

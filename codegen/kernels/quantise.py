@@ -81,7 +81,8 @@ def fit_grid(
 
     Loss is the squared error weighted by ``importance`` [K] (mean square of each input column). Codes of more
     than 4 bits are signed (-127..127 for 8, without zero point); 4-bit codes are 0..15 with zero point 8 where
-    symmetric. An all-zero group has scale 1.
+    symmetric. An all-zero group has scale 1. Scales of groups are bfloat16 numbers, as the kernels store them, and
+    the codes tried are those of the rounded scale.
     """
     grouped = in_groups(weight, group)
     columns = torch.ones(weight.shape[-1]) if importance is None else importance
@@ -89,7 +90,7 @@ def fit_grid(
     low, high = (0, 2**bits - 1) if bits <= NIBBLE else (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
     lowest = best_scale = best_zero = torch.empty(0)
     for clip in clips(bits):
-        scale, zero = _range(grouped, bits, symmetric, clip)
+        scale, zero = _range(grouped, bits, symmetric, clip, torch.bfloat16 if group else torch.float32)
         code = torch.round(grouped / scale.unsqueeze(-1) + zero.unsqueeze(-1)).clamp_(low, high)
         error = ((code - zero.unsqueeze(-1)) * scale.unsqueeze(-1) - grouped).square_().mul_(share).sum(-1)
         if clip == 1.0:
@@ -100,15 +101,16 @@ def fit_grid(
     return Grid(best_scale, best_zero, low, high)
 
 
-def _range(grouped: Tensor, bits: int, symmetric: bool, clip: float) -> tuple[Tensor, Tensor]:
-    """Scale and zero point [rows, groups] when the range is shrunk to the share ``clip``."""
+def _range(grouped: Tensor, bits: int, symmetric: bool, clip: float, stored: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Scale, rounded to the type ``stored``, and zero point [rows, groups] when the range is shrunk to ``clip``."""
     if symmetric:
         largest = grouped.abs().amax(-1) * clip
-        scale = largest / (2 ** (bits - 1) - 1)
+        scale = (largest / (2 ** (bits - 1) - 1)).to(stored).float()
         zero = torch.full_like(scale, 0.0 if bits > NIBBLE else 2.0 ** (bits - 1))
         return torch.where(scale > 0, scale, torch.ones_like(scale)), zero
     levels = 2**bits - 1
     low = grouped.amin(-1).clamp(max=0) * clip
     high = grouped.amax(-1).clamp(min=0) * clip
-    scale = torch.where(high > low, (high - low) / levels, torch.ones_like(low))
+    scale = ((high - low) / levels).to(stored).float()
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return scale, torch.round(-low / scale).clamp_(0, levels)

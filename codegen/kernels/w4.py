@@ -3,6 +3,7 @@
 In: a weight [N, K]. Out: codes 0..15 with a scale (and, where not symmetric, a zero point) per column and group.
 Bound of the program against ``reference``: products of codes are exact in fp32 and scaled per group; here scaled codes
 are summed, so |difference| <= (K + 16) eps sum |x w|.
+Per group and column the block holds a bf16 scale and, where not symmetric, four bits of zero point.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from adaflex.codegen import layout
 from adaflex.codegen.kernels.call import Call, join, offsets, padded, split, total_bytes
-from adaflex.codegen.kernels.integer import decode_integer, encode_integer, scales, stored_weight
+from adaflex.codegen.kernels.integer import decode_integer, encode_integer, scales, stored_weight, table_bytes
 from adaflex.passes.rewrite import Encoded, Machine
 from adaflex.solver.table import Encoding, Site
 
@@ -56,32 +57,31 @@ def reference(x: Tensor, encoded: Encoded, bias: Tensor | None) -> Tensor:
 
 def _sizes(shape: Sequence[int], encoding: Encoding) -> dict[str, int]:
     rows = padded(shape[0], layout.PANEL)
-    table = shape[1] // encoding.group * rows * 4
+    table = table_bytes(shape, encoding)
     sizes = {"b": rows * padded(shape[1]) // 2, "sw": table}
-    return sizes if encoding.symmetric else sizes | {"wz": table}
+    return sizes if encoding.symmetric else sizes | {"zeros": table // 4}
 
 
 def size_bytes(shape: Sequence[int], encoding: Encoding) -> int:
-    """Half a byte per code, padded to panels, and one or two floats per column and group."""
+    """Half a byte per code, padded to panels, and 16 or 20 bits per column and group."""
     return total_bytes(_sizes(shape, encoding))
 
 
 def pack(encoded: Encoded) -> Tensor:
-    """Panels of nibbles [N/32][Kp/8][32][4], sw and, where not symmetric, wz, each [K/G][Np]."""
-    codes, scale = encoded.parts["codes"], encoded.parts["scale"]
-    zero = encoded.parts.get("zero", torch.full(scale.shape, 8, dtype=torch.uint8))
-    parts = [layout.pack_int4(codes), layout.pack_columns(scale)]
-    return join(parts if encoded.encoding.symmetric else [*parts, layout.zero_terms(scale, zero)])
+    """Panels of nibbles [N/32][Kp/8][32][4], sw [N/32][K/G][16][2] and, where not symmetric, zeros [N/32][K/G][16]."""
+    parts = [layout.pack_int4(encoded.parts["codes"]), layout.pack_scales(encoded.parts["scale"])]
+    return join(parts if encoded.encoding.symmetric else [*parts, layout.pack_zeros(encoded.parts["zero"])])
 
 
 def unpack(block: Tensor, shape: Sequence[int], encoding: Encoding) -> Encoded:
     """The inverse of ``pack``."""
     bytes_of = split(block, _sizes(shape, encoding))
     panels = bytes_of["b"].reshape(-1, padded(shape[1]) // 8, layout.PANEL, 4)
-    scale = scales(bytes_of["sw"], shape, encoding)
-    parts = {"codes": layout.unpack_int4(panels, shape[0], shape[1]), "scale": scale}
+    codes = layout.unpack_int4(panels, shape[0], shape[1])
+    parts = {"codes": codes, "scale": scales(bytes_of["sw"], shape, encoding)}
     if not encoding.symmetric:
-        parts["zero"] = (scales(bytes_of["wz"], shape, encoding) / scale).round().to(torch.uint8)
+        zeros = bytes_of["zeros"].reshape(-1, shape[1] // encoding.group, layout.PANEL // 2)
+        parts["zero"] = layout.unpack_zeros(zeros, shape[0])
     return Encoded(encoding, tuple(shape), parts)
 
 
@@ -91,8 +91,8 @@ def form(encoding: Encoding) -> str:
 
 
 def call(encoding: Encoding, columns: int, rows: int) -> Call:
-    """Three parts; ``columns`` is K, ``rows`` N. A symmetric block has no wz: the kernel does not read it."""
+    """Three parts; ``columns`` is K, ``rows`` N. A symmetric block has no zeros: the kernel does not read them."""
     parts = offsets(_sizes((rows, columns), encoding))
-    wz = () if not encoding.symmetric else (("wz", 0),)
+    zeros = () if not encoding.symmetric else (("zeros", 0),)
     flags = f"{encoding.group}, {str(not encoding.symmetric).lower()}"
-    return Call("gemm_weight_only.h", f"gemm_w4<{flags}>", parts + wz)
+    return Call("gemm_weight_only.h", f"gemm_w4<{flags}>", parts + zeros)

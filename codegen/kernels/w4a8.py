@@ -3,6 +3,7 @@
 In: a weight [N, K]. Out: codes 0..15 with a scale (and, where not symmetric, a zero point) per column and group; where
 a rotation is asked for, the weight and every activation row are turned by a block Hadamard matrix first.
 Bound of the program against ``reference``: as for grouped w8a8, (K + 8) eps sum |x w| and one step at rounding ties.
+Per group and column the block holds a bf16 scale and 16 bits for the sum of the codes and their zero point.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from adaflex.codegen import layout
 from adaflex.codegen.hadamard import largest_block, rotate
 from adaflex.codegen.kernels.call import Call, join, offsets, padded, split, total_bytes
-from adaflex.codegen.kernels.integer import decode_integer, encode_integer, linear_integer, scales
+from adaflex.codegen.kernels.integer import decode_integer, encode_integer, linear_integer, scales, table, table_bytes
 from adaflex.passes.rewrite import Encoded, Machine
 from adaflex.solver.table import Encoding, Site
 
@@ -57,32 +58,30 @@ def reference(x: Tensor, encoded: Encoded, bias: Tensor | None) -> Tensor:
 
 def _sizes(shape: Sequence[int], encoding: Encoding) -> dict[str, int]:
     rows = padded(shape[0], layout.PANEL)
-    table = shape[1] // encoding.group * rows * 4
-    sizes = {"b": rows * padded(shape[1]) // 2, "sw": table, "csw": table}
-    return sizes if encoding.symmetric else sizes | {"wz": table}
+    entries = table_bytes(shape, encoding)
+    return {"b": rows * padded(shape[1]) // 2, "sw": entries, "sums": entries}
 
 
 def size_bytes(shape: Sequence[int], encoding: Encoding) -> int:
-    """Half a byte per code, padded to panels, and two or three floats per column and group."""
+    """Half a byte per code, padded to panels, and 32 bits per column and group."""
     return total_bytes(_sizes(shape, encoding))
 
 
 def pack(encoded: Encoded) -> Tensor:
-    """Panels of nibbles [N/32][Kp/8][32][4], sw, csw and, where not symmetric, wz, each [K/G][Np]."""
+    """Panels of nibbles [N/32][Kp/8][32][4], sw and sums, each [N/32][K/G][16][2]."""
     codes, scale = encoded.parts["codes"], encoded.parts["scale"]
     zero = encoded.parts.get("zero", torch.full(scale.shape, 8, dtype=torch.uint8))
-    parts = [layout.pack_int4(codes), layout.pack_columns(scale), layout.column_sums(codes, scale, zero)]
-    return join(parts if encoded.encoding.symmetric else [*parts, layout.zero_terms(scale, zero)])
+    return join([layout.pack_int4(codes), layout.pack_scales(scale), layout.int4_sums(codes, zero)])
 
 
 def unpack(block: Tensor, shape: Sequence[int], encoding: Encoding) -> Encoded:
     """The inverse of ``pack``."""
     bytes_of = split(block, _sizes(shape, encoding))
     panels = bytes_of["b"].reshape(-1, padded(shape[1]) // 8, layout.PANEL, 4)
-    scale = scales(bytes_of["sw"], shape, encoding)
-    parts = {"codes": layout.unpack_int4(panels, shape[0], shape[1]), "scale": scale}
+    codes = layout.unpack_int4(panels, shape[0], shape[1])
+    parts = {"codes": codes, "scale": scales(bytes_of["sw"], shape, encoding)}
     if not encoding.symmetric:
-        parts["zero"] = (scales(bytes_of["wz"], shape, encoding) / scale).round().to(torch.uint8)
+        parts["zero"] = layout.unpack_zero_points(table(bytes_of["sums"], torch.int16, shape, encoding), shape[0])
     return Encoded(encoding, tuple(shape), parts)
 
 
@@ -92,8 +91,6 @@ def form(encoding: Encoding) -> str:
 
 
 def call(encoding: Encoding, columns: int, rows: int) -> Call:
-    """Four parts; ``columns`` is K, ``rows`` N. A symmetric block has no wz: the kernel does not read it."""
-    parts = offsets(_sizes((rows, columns), encoding))
-    wz = () if not encoding.symmetric else (("wz", 0),)
+    """Three parts; ``columns`` is K, ``rows`` N."""
     flags = f"{encoding.group}, {str(not encoding.symmetric).lower()}"
-    return Call("gemm_w4a8.h", f"gemm_w4a8<{flags}>", parts + wz)
+    return Call("gemm_w4a8.h", f"gemm_w4a8<{flags}>", offsets(_sizes((rows, columns), encoding)))

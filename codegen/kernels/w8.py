@@ -62,7 +62,7 @@ def size_bytes(shape: Sequence[int], encoding: Encoding) -> int:
 
 def pack(encoded: Encoded) -> Tensor:
     """Panels int8 [N/32][Kp/4][32][4], sw [Np]."""
-    return join([layout.pack_int8(encoded.parts["codes"]), layout.pack_columns(encoded.parts["scale"])])
+    return join([layout.pack_int8(encoded.parts["codes"]), layout.pack_columns(encoded.parts["scale"][:, 0])])
 
 
 def unpack(block: Tensor, shape: Sequence[int], encoding: Encoding) -> Encoded:

@@ -3,7 +3,7 @@
 In: a weight [N, K]. Out: codes -127..127 with one scale per output column, or per column and group of inputs; where a
 rotation is asked for, the weight and every activation row are turned by a block Hadamard matrix first.
 Activations are u8 with a minimum per token (and group): x ~= code * s + m, so that
-y = s sw sum(code code) + m csw with csw = sw sum(code of the column).
+y = s sw sum(code code) + m csw with csw = sw sum(code of the column). Scales of groups are bf16, their sums int16.
 Bound of the program against ``reference``: integer sums are exact in the kernel; here they are rounded in fp32, so
 |difference| <= (K + 8) eps sum |x w| plus, where a rounding tie falls the other way, one activation step times |w|.
 """
@@ -18,8 +18,7 @@ from torch import Tensor
 from adaflex.codegen import layout
 from adaflex.codegen.hadamard import largest_block, rotate
 from adaflex.codegen.kernels.call import Call, join, offsets, padded, split, total_bytes
-from adaflex.codegen.kernels.integer import decode_integer, encode_integer, linear_integer, scales
-from adaflex.codegen.kernels.quantise import group_length
+from adaflex.codegen.kernels.integer import decode_integer, encode_integer, linear_integer, scales, table_bytes
 from adaflex.passes.rewrite import TIED, Encoded, Machine
 from adaflex.solver.table import Encoding, Site
 
@@ -65,18 +64,24 @@ def reference(x: Tensor, encoded: Encoded, bias: Tensor | None) -> Tensor:
 
 
 def _sizes(shape: Sequence[int], encoding: Encoding) -> dict[str, int]:
-    rows, groups = padded(shape[0], layout.PANEL), shape[1] // group_length(shape[1], encoding.group)
-    return {"b": rows * padded(shape[1]), "sw": groups * rows * 4, "csw": groups * rows * 4}
+    rows = padded(shape[0], layout.PANEL)
+    codes = {"b": rows * padded(shape[1])}
+    if not encoding.group:
+        return codes | {"sw": rows * 4, "csw": rows * 4}
+    return codes | {"sw": table_bytes(shape, encoding), "sums": table_bytes(shape, encoding)}
 
 
 def size_bytes(shape: Sequence[int], encoding: Encoding) -> int:
-    """Codes padded to panels, and two floats per column and group."""
+    """Codes padded to panels, and two floats per column or 32 bits per column and group."""
     return total_bytes(_sizes(shape, encoding))
 
 
 def pack(encoded: Encoded) -> Tensor:
-    """Panels int8 [N/32][Kp/4][32][4], sw [K/G][Np], csw [K/G][Np]."""
+    """Panels int8 [N/32][Kp/4][32][4], then sw and csw, each [Np], or sw and sums, each [N/32][K/G][16][2]."""
     codes, scale = encoded.parts["codes"], encoded.parts["scale"]
+    if encoded.encoding.group:
+        return join([layout.pack_int8(codes), layout.pack_scales(scale), layout.int8_sums(codes, scale.shape[1])])
+    scale = scale[:, 0]
     return join([layout.pack_int8(codes), layout.pack_columns(scale), layout.column_sums(codes, scale)])
 
 

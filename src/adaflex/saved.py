@@ -22,7 +22,8 @@ from adaflex.solver.table_json import digest, encode, from_json, parse, read_byt
 
 log = logging.getLogger("adaflex")
 
-SCHEMA = "adaflex.saved/1"
+SCHEMA = "adaflex.saved/2"
+OLDER = "adaflex.saved/1"  # its sizes and losses are of weights in groups with scales of fp32
 FIELDS = {"schema", "weights", "calibration", "plan", "table"}
 
 
@@ -58,6 +59,8 @@ def write(path: str | Path, saved: Saved) -> None:
 def read(path: str | Path) -> Saved:
     """Read and check a file; ``OptionError`` (``TableError``) names what does not fit."""
     values = parse(read_bytes(Path(path)), str(path))
+    if isinstance(values, Mapping) and values.get("schema") == OLDER:
+        raise OptionError(f"the plan in '{path}' is of schema '{OLDER}', whose sizes no longer hold; plan again")
     if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
         raise OptionError(f"'{path}' is no saved plan (schema '{SCHEMA}'); write one with save_plan= or --save-plan")
     if set(values) != FIELDS:

@@ -15,7 +15,7 @@ struct Args {
     const char* a;
     long lda, rows;
     const void* b;
-    const float *sw, *csw, *wz;
+    const void *sw, *csw, *sums, *zeros;
     long K, N, n0, n1;
     float* y;
     long ldy;
@@ -26,15 +26,16 @@ struct Args {
 
 ENTRY(f32) { af::gemm_f32(s->a, s->lda, s->rows, s->b, SHAPE); }
 ENTRY(bf16) { af::gemm_bf16(s->a, s->lda, s->rows, s->b, SHAPE); }
-ENTRY(w8a8) { af::gemm_w8a8(s->a, s->lda, s->rows, (const int8_t*)s->b, s->sw, s->csw, SHAPE); }
-ENTRY(w8) { af::gemm_w8(s->a, s->lda, s->rows, (const int8_t*)s->b, s->sw, SHAPE); }
+#define FLOATS(part) (const float*)s->part
+ENTRY(w8a8) { af::gemm_w8a8(s->a, s->lda, s->rows, (const int8_t*)s->b, FLOATS(sw), FLOATS(csw), SHAPE); }
+ENTRY(w8) { af::gemm_w8(s->a, s->lda, s->rows, (const int8_t*)s->b, FLOATS(sw), SHAPE); }
 
-#define GROUPS(G)                                                                                                    \
-    ENTRY(w8a8_g##G) { af::gemm_w8a8_grouped<G>(s->a, s->lda, s->rows, (const int8_t*)s->b, s->sw, s->csw, SHAPE); } \
-    ENTRY(w4a8_g##G) { af::gemm_w4a8<G, false>(s->a, s->lda, s->rows, s->b, s->sw, s->csw, nullptr, SHAPE); }        \
-    ENTRY(w4a8_asym_g##G) { af::gemm_w4a8<G, true>(s->a, s->lda, s->rows, s->b, s->sw, s->csw, s->wz, SHAPE); }    \
-    ENTRY(w4_g##G) { af::gemm_w4<G, false>(s->a, s->lda, s->rows, s->b, s->sw, nullptr, SHAPE); }                    \
-    ENTRY(w4_asym_g##G) { af::gemm_w4<G, true>(s->a, s->lda, s->rows, s->b, s->sw, s->wz, SHAPE); }
+#define GROUPS(G)                                                                                                     \
+    ENTRY(w8a8_g##G) { af::gemm_w8a8_grouped<G>(s->a, s->lda, s->rows, (const int8_t*)s->b, s->sw, s->sums, SHAPE); } \
+    ENTRY(w4a8_g##G) { af::gemm_w4a8<G, false>(s->a, s->lda, s->rows, s->b, s->sw, s->sums, SHAPE); }                 \
+    ENTRY(w4a8_asym_g##G) { af::gemm_w4a8<G, true>(s->a, s->lda, s->rows, s->b, s->sw, s->sums, SHAPE); }             \
+    ENTRY(w4_g##G) { af::gemm_w4<G, false>(s->a, s->lda, s->rows, s->b, s->sw, nullptr, SHAPE); }                     \
+    ENTRY(w4_asym_g##G) { af::gemm_w4<G, true>(s->a, s->lda, s->rows, s->b, s->sw, s->zeros, SHAPE); }
 GROUPS(32)
 GROUPS(64)
 GROUPS(128)

@@ -96,35 +96,53 @@ def bytes8(read: Reader, shape: tuple[int, int], encoding: Encoding, function: s
     rows, columns = shape
     depth, wide = up(columns, 64), up(rows, 32)
     group = encoding.group or columns
+    count = columns // group * wide
     data = read.take(np.int8, wide * depth).astype(np.float64)
-    scale = read.take(np.float32, columns // group * wide).astype(np.float64)
+    scale = bf16(read.take(np.uint16, count)) if encoding.group else read.take(np.float32, wide).astype(np.float64)
     if "a8" in function:
-        read.take(np.float32, columns // group * wide)
-    made = np.empty(shape)
+        sums = read.take(np.int16 if encoding.group else np.float32, count)
+    codes, made = np.empty(shape), np.empty(shape)
     for n in range(rows):
         for k in range(columns):
-            code = data[((n // 32 * (depth // 4) + k // 4) * 32 + n % 32) * 4 + k % 4]
-            made[n, k] = code * scale[k // group * wide + n]
+            codes[n, k] = data[((n // 32 * (depth // 4) + k // 4) * 32 + n % 32) * 4 + k % 4]
+            made[n, k] = codes[n, k] * scale[entry(n, k // group, columns // group) if encoding.group else n]
+    if encoding.group:
+        for n in range(rows):
+            for g in range(columns // group):
+                assert sums[entry(n, g, columns // group)] == codes[n, g * group : (g + 1) * group].sum()
     return made
+
+
+def entry(n: int, g: int, groups: int) -> int:
+    """Place of column n, group g in a table of 16-bit entries [N/32][K/G][16][2]."""
+    return ((n // 32 * groups + g) * 16 + n % 16) * 2 + n % 32 // 16
 
 
 def nibbles(read: Reader, shape: tuple[int, int], encoding: Encoding, function: str) -> Array:
     rows, columns = shape
     depth, wide, group = up(columns, 64), up(rows, 32), encoding.group
-    count = columns // group * wide
+    groups = columns // group
     data = read.take(np.uint8, wide * depth // 2)
-    scale = read.take(np.float32, count).astype(np.float64)
-    if "a8" in function:
-        read.take(np.float32, count)
-    zero = np.full(count, 8.0) * scale if encoding.symmetric else read.take(np.float32, count).astype(np.float64)
+    scale = bf16(read.take(np.uint16, groups * wide))
+    sums = read.take(np.int16, groups * wide) if "a8" in function else None
+    zeros = read.take(np.uint8, groups * wide // 2) if sums is None and not encoding.symmetric else None
     made = np.empty(shape)
     for n in range(rows):
-        for k in range(columns):
-            eight, lane = divmod(k, 8)
-            byte = int(data[((n // 32 * (depth // 8) + eight) * 32 + n % 32) * 4 + lane % 4])
-            code = byte >> 4 if lane >= 4 else byte & 15
-            at = k // group * wide + n
-            made[n, k] = code * scale[at] - zero[at]
+        for g in range(groups):
+            at = entry(n, g, groups)
+            zero, total = 8, 0
+            if zeros is not None:
+                both = int(zeros[(n // 32 * groups + g) * 16 + n % 16])
+                zero = both // 16 if n % 32 >= 16 else both % 16
+            if sums is not None:
+                zero = [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7][int(sums[at]) % 16]
+            for k in range(g * group, (g + 1) * group):
+                eight, lane = divmod(k, 8)
+                byte = int(data[((n // 32 * (depth // 8) + eight) * 32 + n % 32) * 4 + lane % 4])
+                code = byte >> 4 if lane >= 4 else byte & 15
+                made[n, k] = (code - zero) * scale[at]
+                total += code - zero
+            assert sums is None or int(sums[at]) // 16 == total
     return made
 
 

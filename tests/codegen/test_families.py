@@ -90,12 +90,14 @@ def test_parts_are_where_the_call_says(entry: Kernel, shape: tuple[int, int], en
     torch.manual_seed(2)
     encoded = entry.encode(outlying(*shape), encoding, None)
     block = entry.pack(encoded)
-    for part, stored in (("sw", "scale"), ("wz", "zero")):
-        if stored in encoded.parts:
-            at, rows = dict(call.parts)[part], padded(shape[0], 32)
-            values = encoded.parts["scale"] if part == "sw" else encoded.parts["scale"] * encoded.parts["zero"]
-            held = block[at : at + 4 * rows * values.shape[1]].view(torch.float32).reshape(-1, rows)
-            assert torch.equal(held[:, : shape[0]], values.T) and not held[:, shape[0] :].any()
+    if "sw" in dict(call.parts):
+        at, rows, scale = dict(call.parts)["sw"], padded(shape[0], 32), encoded.parts["scale"]
+        if encoding.group:
+            pairs = block[at : at + 2 * rows * scale.shape[1]].view(torch.bfloat16).reshape(rows // 32, -1, 16, 2)
+            held = torch.cat((pairs[..., 0], pairs[..., 1]), 2).transpose(1, 2).reshape(rows, -1).float()
+        else:
+            held = block[at : at + 4 * rows].view(torch.float32).unsqueeze(1)
+        assert torch.equal(held[: shape[0]], scale) and not held[shape[0] :].any()
     if "csw" in dict(call.parts):
         at = dict(call.parts)["csw"]
         held = block[at : at + 4 * shape[0]].view(torch.float32)
@@ -127,6 +129,29 @@ def test_searched_clipping_is_no_worse_than_the_full_range() -> None:
         if steps is not None:
             scale = steps.repeat_interleave(64, 1)
             assert error < float((torch.round(weight / scale).clamp(-8, 7) * scale - weight).norm())
+
+
+@pytest.mark.parametrize(("entry", "shape", "encoding"), cases("linear"), ids=name_of)
+def test_codes_are_those_of_the_scales_that_are_stored(
+    entry: Kernel, shape: tuple[int, int], encoding: Encoding
+) -> None:
+    """Scales of groups are rounded before codes are chosen: each stored value is the nearest there is, or clipped."""
+    if not encoding.group:
+        return
+    torch.manual_seed(5)
+    weight = outlying(*shape)
+    weight[0, : encoding.group] = 0
+    weight[1] *= 1e-30
+    encoded = entry.encode(weight, encoding, None)
+    scale = encoded.parts["scale"]
+    assert torch.equal(scale, scale.bfloat16().float()) and (scale > 0).all()
+    turned = rotate(weight, encoding.rotation).reshape(shape[0], scale.shape[1], -1)
+    codes = encoded.parts["codes"].float().reshape(turned.shape)
+    zero = encoded.parts.get("zero", torch.full_like(scale, 8.0 if encoding.bits == 4 else 0.0)).float()
+    off = (codes - zero.unsqueeze(-1) - turned / scale.unsqueeze(-1)).abs()
+    inside = (codes > codes.amin()) & (codes < codes.amax())
+    assert (off[inside] <= 0.501).all()
+    assert off.mean() < 0.3
 
 
 def test_hadamard() -> None:

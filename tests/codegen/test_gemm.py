@@ -59,10 +59,14 @@ def packed(tensor: torch.Tensor) -> np.ndarray:
     return aligned(plain.contiguous().numpy())
 
 
+def bf16_numbers(rng: np.random.Generator, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(rng.uniform(0.5, 2.0, shape)).bfloat16().float()
+
+
 class Args(ctypes.Structure):
     _fields_ = [
         *[("a", ctypes.c_void_p), ("lda", ctypes.c_long), ("rows", ctypes.c_long), ("b", ctypes.c_void_p)],
-        *[(name, ctypes.c_void_p) for name in ("sw", "csw", "wz")],
+        *[(name, ctypes.c_void_p) for name in ("sw", "csw", "sums", "zeros")],
         *[(name, ctypes.c_long) for name in ("K", "N", "n0", "n1")],
         *[("y", ctypes.c_void_p), ("ldy", ctypes.c_long)],
     ]
@@ -70,7 +74,7 @@ class Args(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Product:
-    """Operands of one call; `parts` holds sw, csw, wz where the kernel reads them."""
+    """Operands of one call; `parts` holds sw, csw, sums, zeros where the kernel reads them."""
 
     a: np.ndarray  # [rows, lda] bytes
     b: np.ndarray
@@ -171,17 +175,20 @@ def token_case(rows: int, k: int, n: int, group: int = 0) -> Case:
         codes[0], scale[0], minimum[0] = 255, 0.5, -3.0
     w = rng.integers(-127, 128, (n, k)).astype(np.int8)
     w[0] = 127  # with a row of 255 the largest sum there is
-    shape = (n, k // size) if group else (n,)
-    sw = torch.from_numpy(rng.uniform(0.5, 2.0, shape).astype(np.float32))
     wt = torch.from_numpy(w)
-    parts = {"sw": packed(layout.pack_columns(sw)), "csw": packed(layout.column_sums(wt, sw))}
+    if group:
+        sw = bf16_numbers(rng, (n, k // size))
+        parts = {"sw": packed(layout.pack_scales(sw)), "sums": packed(layout.int8_sums(wt, k // size))}
+    else:
+        sw = torch.from_numpy(rng.uniform(0.5, 2.0, n).astype(np.float32))
+        parts = {"sw": packed(layout.pack_columns(sw)), "csw": packed(layout.column_sums(wt, sw))}
     product = Product(form_u8(codes, scale, minimum), packed(layout.pack_int8(wt)), k, n, parts)
     sums = np.einsum("rgk,ngk->rgn", codes.reshape(rows, -1, size).astype(np.float64), w.reshape(n, -1, size))
     scales = sw.double().numpy().reshape(n, -1).T
     main = sums * scale[..., None] * scales
     offset = minimum[..., None] * (w.reshape(n, -1, size).sum(2, dtype=np.float64).T * scales)
     terms = (np.abs(main) + np.abs(offset)).sum(1)
-    return product, (main + offset).sum(1), (4 + (2 * k // size if group else 0)) * EPS * terms
+    return product, (main + offset).sum(1), (3 + k // size if group else 4) * EPS * terms
 
 
 @pytest.mark.parametrize("isa", FLAGS)
@@ -210,20 +217,17 @@ def int4_case(rows: int, k: int, n: int, group: int, asym: bool) -> Case:
     w = torch.from_numpy(rng.integers(0, 16, (n, k)).astype(np.uint8))
     w[0], w[-1] = 15, 0
     shape = (n, k // group)
-    sw = torch.from_numpy(rng.uniform(0.5, 2.0, shape).astype(np.float32))
-    zero = torch.from_numpy(rng.uniform(0, 15, shape).astype(np.float32) if asym else np.full(shape, 8, np.float32))
-    tables = {"sw": layout.pack_columns(sw), "csw": layout.column_sums(w, sw, zero), "wz": layout.zero_terms(sw, zero)}
-    parts = {name: packed(table) for name, table in tables.items() if asym or name != "wz"}
+    sw = bf16_numbers(rng, shape)
+    zero = torch.from_numpy(rng.integers(0, 16, shape) if asym else np.full(shape, 8)).to(torch.uint8)
+    parts = {"sw": packed(layout.pack_scales(sw)), "sums": packed(layout.int4_sums(w, zero))}
     product = Product(form_u8(codes, scale, minimum), packed(layout.pack_int4(w)), k, n, parts)
     x64 = codes.reshape(rows, -1, group).astype(np.float64)
     scale64, sw64, z64 = (part.astype(np.float64) for part in (scale, sw.numpy(), zero.numpy()))
-    shifted = w.numpy().reshape(n, -1, group).astype(np.float64) - 8
-    main = np.einsum("rgk,ngk->rgn", x64, shifted) * scale64[..., None] * sw64.T
-    shift = (x64.sum(2) * scale64)[..., None] * (sw64 * (8 - z64)).T
-    offset = minimum[..., None] * ((shifted + 8 - z64[..., None]).sum(2) * sw64).T
-    rounding = (x64.sum(2) * scale64)[..., None] * (sw64 * (8 + z64)).T  # of 8 sw - wz, before it cancels
-    terms = (np.abs(main) + np.abs(offset) + np.abs(rounding) * asym).sum(1)
-    return product, (main + shift + offset).sum(1), (6 + 3 * k // group) * EPS * terms
+    centred = w.numpy().reshape(n, -1, group).astype(np.float64) - z64[..., None]
+    main = np.einsum("rgk,ngk->rgn", x64, centred) * scale64[..., None] * sw64.T
+    offset = minimum[..., None] * (centred.sum(2) * sw64).T
+    terms = (np.abs(main) + np.abs(offset)).sum(1)
+    return product, (main + offset).sum(1), (3 + k // group) * EPS * terms
 
 
 @pytest.mark.parametrize("isa", FLAGS)
@@ -246,16 +250,16 @@ def weight_only_case(rows: int, k: int, n: int, group: int = 0, asym: bool = Fal
     w = torch.from_numpy(rng.integers(low, high, (n, k)).astype(np.uint8 if group else np.int8))
     w[0], w[-1] = low, high - 1
     shape = (n, k // group) if group else (n,)
-    sw = torch.from_numpy(rng.uniform(0.5, 2.0, shape).astype(np.float32))
-    zero = torch.from_numpy(rng.uniform(0, 15, shape).astype(np.float32) if asym else np.full(shape, 8, np.float32))
-    parts = {"sw": packed(layout.pack_columns(sw))}
+    sw = bf16_numbers(rng, shape)
+    zero = torch.from_numpy(rng.integers(0, 16, shape) if asym else np.full(shape, 8)).to(torch.uint8)
+    parts = {"sw": packed(layout.pack_scales(sw) if group else layout.pack_columns(sw))}
     if asym:
-        parts["wz"] = packed(layout.zero_terms(sw, zero))
+        parts["zeros"] = packed(layout.pack_zeros(zero))
     product = Product(rows_of(packed(x)), packed(layout.pack_int4(w) if group else layout.pack_int8(w)), k, n, parts)
     sw64, z64 = (table.double().numpy().reshape(n, -1, 1) for table in (sw, zero if group else torch.zeros(n)))
     codes = w.double().numpy().reshape(n, sw64.shape[1], -1)
     x64 = x[:, :k].double().numpy()
-    spread = np.abs(codes - (8 if group else 0)) + asym * (np.abs(8 - z64) + 8 + z64)
+    spread = np.abs(codes - (8 if group else 0)) + asym * np.abs(8 - z64)
     exact = x64 @ ((codes - z64) * sw64).reshape(n, k).T
     size = (spread * sw64).reshape(n, k).T
     bound = (k + 16) * EPS * (np.abs(x64) @ size)

@@ -90,7 +90,6 @@ def test_plain_tiles_neither_copy_nor_spill(code: dict[str, Code], op: str, rows
     [
         *(f"grouped_tile<U8S8, {group}, false, 8>" for group in (32, 64, 128)),
         *(f"grouped_tile<U8S4, {group}, {asym}, 8>" for group in (32, 64, 128) for asym in ("false", "true")),
-        "weight_only_tile<Bf16S8, false, 8>",
         "weight_only_tile<Bf16S4, false, 8>",
         "weight_only_tile<Bf16S4, true, 8>",
     ],

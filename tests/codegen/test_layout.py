@@ -56,17 +56,44 @@ def test_byte_order() -> None:
 
 def test_columns_and_sums() -> None:
     torch.manual_seed(0)
-    n, k, group = 40, 128, 32
-    codes = torch.randint(0, 16, (n, k), dtype=torch.uint8)
-    scale, zero = torch.rand(n, k // group) + 0.5, torch.randint(0, 16, (n, k // group))
-    per_group = (codes.double().view(n, -1, group) - zero.double().unsqueeze(2)) * scale.double().unsqueeze(2)
-    sums = layout.column_sums(codes, scale, zero)
-    assert sums.shape == (k // group, 64) and sums.is_contiguous() and sums[:, n:].eq(0).all()
-    torch.testing.assert_close(sums[:, :n].t(), per_group.sum(2).float())
-    torch.testing.assert_close(layout.zero_terms(scale, zero)[:, :n].t(), scale * zero)
-    one = layout.column_sums(codes.view(torch.int8), scale[:, 0])
-    assert one.shape == (64,)
-    torch.testing.assert_close(one[:n], codes.double().sum(1).float() * scale[:, 0])
+    n, k = 40, 128
+    codes, scale = torch.randint(-127, 128, (n, k), dtype=torch.int8), torch.rand(n) + 0.5
+    sums = layout.column_sums(codes, scale)
+    assert sums.shape == (64,) and sums[n:].eq(0).all()
+    torch.testing.assert_close(sums[:n], codes.double().sum(1).float() * scale)
+    assert torch.equal(layout.pack_columns(scale)[:n], scale) and not layout.pack_columns(scale)[n:].any()
+
+
+@pytest.mark.parametrize(("n", "group"), [(1, 128), (40, 32), (64, 64), (100, 128)])
+def test_tables_of_groups(n: int, group: int) -> None:
+    torch.manual_seed(n)
+    groups = 3
+    codes = torch.randint(0, 16, (n, groups * group), dtype=torch.uint8)
+    zero = torch.randint(0, 16, (n, groups), dtype=torch.uint8)
+    codes[0], zero[0], codes[-1], zero[-1] = 15, 0, 0, 15  # the largest sums there are
+    scale = (torch.rand(n, groups) + 0.5).bfloat16().float()
+    signed = codes.to(torch.int8) * 17 - 127
+    tables = layout.pack_scales(scale), layout.int4_sums(codes, zero), layout.int8_sums(signed, groups)
+    zeros = layout.pack_zeros(zero)
+    for table in tables:
+        assert table.shape == (-(-n // 32), groups, 16, 2) and table.is_contiguous() and table.element_size() == 2
+        assert not layout.unpack_table(table, len(table) * 32)[n:].ne(0).any()
+    assert torch.equal(layout.unpack_table(tables[0], n).float(), scale)
+    assert torch.equal(layout.unpack_zero_points(tables[1], n), zero)
+    assert torch.equal(layout.unpack_zeros(zeros, n), zero) and zeros.is_contiguous()
+    centred = codes.long().view(n, groups, -1) - zero.long().unsqueeze(2)
+    assert torch.equal(layout.unpack_table(tables[1], n).long() >> 4, centred.sum(2))
+    assert torch.equal(layout.unpack_table(tables[2], n).long(), signed.long().view(n, groups, -1).sum(2))
+    for row, at in [(0, 0), (n - 1, groups - 1), (n // 2, 1)]:
+        panel, column = divmod(row, 32)
+        place = (panel * groups + at) * 16 + column % 16
+        assert tables[0].flatten()[place * 2 + column // 16] == scale[row, at]
+        assert (zeros.flatten()[place] >> (4 if column >= 16 else 0)) & 15 == zero[row, at]
+
+
+def test_scales_that_would_be_rounded_again_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be bfloat16 numbers"):
+        layout.pack_scales(torch.tensor([[1.0, 1.001]]))
 
 
 @pytest.mark.parametrize("codes", [torch.zeros(3, 4, dtype=torch.int32), torch.zeros(4, dtype=torch.int8)])

@@ -122,6 +122,14 @@ def test_it_is_refused_before_anything_is_scored(name: str) -> None:
         attempt()
 
 
+@pytest.mark.usefixtures("before_scoring")
+def test_a_saved_plan_whose_sizes_no_longer_hold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text('{"schema": "adaflex.saved/1"}')
+    with pytest.raises(OptionError, match="sizes no longer hold; plan again"):
+        adaflex.plan(model(), calls(), plan=str(path))
+
+
 def test_constant_outputs_are_refused() -> None:
     with pytest.raises(CalibrationError, match="everywhere"):
         adaflex.plan(Constant().eval().requires_grad_(False), calls())

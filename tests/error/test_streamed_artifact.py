@@ -145,7 +145,7 @@ HOSTILE: dict[str, tuple[Callable[[Any], None], str]] = {
 
 
 def written(raw: bytes, path: Path, header: Any) -> Path:
-    path.write_bytes(sample.signed(raw, json.dumps(header).encode(), version=2))
+    path.write_bytes(sample.signed(raw, json.dumps(header).encode(), version=artifact_file.STREAMING))
     return path
 
 

@@ -115,7 +115,7 @@ def header(raw: bytes) -> Any:
     return json.loads(raw[64 : 64 + size])
 
 
-def signed(raw: bytes, text: bytes, version: int = 1) -> bytes:
+def signed(raw: bytes, text: bytes, version: int = artifact_file.VERSION) -> bytes:
     """The file with another header, its digest and sizes right: what a hostile writer can always do."""
     old = artifact_file.PREAMBLE.unpack(raw[:64])[3]
     text = text.ljust(artifact_file.page(64 + len(text)) - 64)

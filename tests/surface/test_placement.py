@@ -316,7 +316,7 @@ def test_damaged_and_hostile_streamed_weights_are_refused(
 
 
 def _refused(path: Path, raw: bytes, header: object) -> None:
-    path.write_bytes(sample.signed(raw, json.dumps(header).encode(), version=2))
+    path.write_bytes(sample.signed(raw, json.dumps(header).encode(), version=artifact_file.STREAMING))
     with pytest.raises(ArtifactError):
         adaflex.load(path)
 
