@@ -8,6 +8,7 @@ own digest follows its last byte, and a library that does not match it any more 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ BASE_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-pthr
 
 
 SEAL = 40  # bytes of the mark and SHA-256 that follow what was built
+OLD_S = 14 * 86400.0
 FEW = 2  # units of a kind that a process builds before what they have in common is built first
 
 
@@ -182,7 +185,7 @@ class _Work:
             try:
                 header, parts = self._ready(common)
                 whole = "\n".join([*(declared for declared, _ in common.parts), source])
-                self.compile(target, whole, "-include", str(header), *map(str, parts))
+                self.compile(target, whole, ("-include", str(header)), parts)
             except (BuildError, OSError) as fault:
                 log.debug("%s is compiled whole: %s", target, fault)
             else:
@@ -207,26 +210,34 @@ class _Work:
         with self.lock(compiled):
             if not _was_whole(compiled):
                 header.write_text(text)
-                self.compile(compiled, text, "-x", "c++-header")
+                self.compile(compiled, text, ("-x", "c++-header"))
+                self._forget_old()
         objects = []
         for _, defined in common.parts:
             part = self.place("part", "o", *common.headers, defined)
             with self.lock(part):
                 if not _was_whole(part):
-                    self.compile(part, defined, "-include", str(header), "-c")
+                    self.compile(part, defined, ("-include", str(header), "-c"))
             objects.append(part)
         return header, objects
 
-    def compile(self, target: Path, source: str, *more: str) -> None:
+    def _forget_old(self) -> None:
+        """Precompiled headers of weeks ago, of another version as a rule, go: each takes 60 MB."""
+        for path in self.folder.glob("common-*.gch"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > OLD_S:
+                    path.unlink()
+
+    def compile(self, target: Path, source: str, options: Sequence[str] = (), objects: Sequence[Path] = ()) -> None:
         """Compile a text under its name by rename, its seal behind it."""
         text = target.with_suffix(".cpp")
         text.write_text(source)
         for left in target.parent.glob(f"{target.stem}.*.partial"):  # of a build that was killed: we hold the lock
             left.unlink(missing_ok=True)
         partial = target.with_suffix(f".{os.getpid()}.partial")
-        options, objects = [m for m in more if not m.endswith(".o")], [m for m in more if m.endswith(".o")]
         folders = [f"-I{folder}" for folder in self.includes]
-        command = [self.tool.path, *self.flags, *options, *folders, str(text), *objects, "-o", str(partial)]
+        files = [str(text), *map(str, objects), "-o", str(partial)]
+        command = [self.tool.path, *self.flags, *options, *folders, *files]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=self.limit_s, check=False)
         except subprocess.TimeoutExpired as fault:

@@ -1,6 +1,7 @@
 """What units have in common, compiled once: nothing of what comes out changes, and nothing depends on it."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def test_a_damaged_part_is_built_again(cache: Path, folder: Path, suffix: str, f
         path.write_bytes(content[:-100] if fault == "cut" else content[:-90] + b"x" * 10 + content[-80:])
     assert unit(folder, 4) == 8
     assert native.is_whole(path)
+
+
+def test_precompiled_headers_of_weeks_ago_go(cache: Path, folder: Path) -> None:
+    cache.mkdir(parents=True)
+    old, young = cache / "common-old.h.gch", cache / "common-young.h.gch"
+    for path in (old, young):
+        path.write_bytes(b"")
+    os.utime(old, (0, 0))
+    for k in (1, 2, 3):
+        unit(folder, k)
+    assert young.exists() and not old.exists()
 
 
 def test_a_unit_that_common_parts_do_not_fit_is_compiled_whole(
