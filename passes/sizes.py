@@ -125,7 +125,15 @@ def _bounds(size: Size) -> tuple[float, float]:
     if operator in ("+", "min", "max"):
         join: Any = sum if operator == "+" else min if operator == "min" else max
         return join(low for low, _ in found), join(high for _, high in found)
-    return reduce(_product, found) if operator == "*" else (-math.inf, math.inf)
+    if operator == "*":
+        return reduce(_product, found)
+    (low, high), (least, most) = found
+    if not 0 < least == most < math.inf:
+        return -math.inf, math.inf
+    if operator == "%":
+        return 0, most - 1
+    ends = (each if math.isinf(each) else OPERATORS[operator](int(each), int(most)) for each in (low, high))
+    return next(ends), next(ends)
 
 
 def _product(left: tuple[float, float], right: tuple[float, float]) -> tuple[float, float]:
@@ -178,4 +186,28 @@ def _from_expression(expression: Any, names: Mapping[str, str]) -> Size:
             return found
     if kind not in _NAMES:
         raise SizeError(f"size expression {expression} uses {kind}, which is not supported: make that size static")
-    return (_NAMES[kind], *(_from_expression(argument, names) for argument in arguments))
+    return _counted_up((_NAMES[kind], *(_from_expression(argument, names) for argument in arguments)))
+
+
+def _counted_up(size: tuple[Any, ...]) -> Size:
+    """-(-s0 // 4), a division of what is never above 0, as one of what is: C rounds the other way."""
+    operator, above, *below = size
+    if operator == "*" and above == -1 and len(below) == 1:
+        return _negated(below[0])
+    if operator not in ("//", "%") or _bounds(above)[1] > 0 or _bounds(below[0])[0] <= 0:
+        return size
+    opposite = ("+", *map(_negated, above[1:])) if isinstance(above, tuple) and above[0] == "+" else _negated(above)
+    times: Size = ("cdiv", opposite, below[0])
+    return _negated(times) if operator == "//" else ("+", ("*", below[0], times), above)
+
+
+def _negated(size: Size) -> Size:
+    if isinstance(size, int):
+        return -size
+    if isinstance(size, str) or size[0] != "*":
+        return ("*", -1, size)
+    numbers = [each for each in size[1:] if isinstance(each, int)]
+    others = [each for each in size[1:] if not isinstance(each, int)]
+    factor = -math.prod(numbers)
+    parts = others if factor == 1 else [factor, *others]
+    return parts[0] if len(parts) == 1 else ("*", *parts)

@@ -3,10 +3,14 @@
 import json
 
 import pytest
+import sympy
 import torch
 from torch import nn
 from torch.export import Dim
+from torch.utils._sympy.functions import FloorDiv, PythonMod
 
+import adaflex
+from adaflex.passes import sizes
 from adaflex.passes.capture import evaluate, symbols_in
 from adaflex.passes.export_door import from_export
 
@@ -39,3 +43,35 @@ def test_compound_sizes_of_a_graph() -> None:
         got = capture.run(weights, (x,))[0]
         assert [evaluate(size, values) for size in capture.outputs[0].shape] == list(got.shape)
         assert torch.equal(got, Strided()(x))
+
+
+class Chunks(nn.Module):
+    """Fills up to whole chunks, counted by dividing downwards what is below zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length = x.shape
+        count = -(-length // 4)
+        return nn.functional.pad(x, (0, 4 * count - length)).view(batch, count, 4).softmax(-1)
+
+
+def test_divisions_of_what_is_below_zero_are_counted_upwards() -> None:
+    program = adaflex.compile(Chunks(), (torch.randn(2, 9),), threads=1)
+    for length in (9, 10, 11, 13, 14, 15, 101):
+        given = torch.randn(3, length)
+        torch.testing.assert_close(program(given), Chunks()(given))
+
+
+def test_a_remainder_of_what_is_below_zero() -> None:
+    s = sympy.Symbol("s0", integer=True, positive=True)
+    names = {"s0": "s0"}
+    for expression in (
+        FloorDiv(-s, 4),
+        PythonMod(-s, 4),
+        FloorDiv(-3 * s - 1, 7),
+        PythonMod(-3 * s - 1, 7),
+        -FloorDiv(-s, 4),
+    ):
+        size = sizes._from_expression(expression, names)
+        assert "//" not in json.dumps(size) and "%" not in json.dumps(size)
+        for value in range(1, 30):
+            assert evaluate(size, {"s0": value}) == int(expression.subs(s, value)), (expression, value)
