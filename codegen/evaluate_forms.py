@@ -145,7 +145,7 @@ def _rows(flat: Array, wide: int, depth: int, word: int) -> Array:
 
 
 def _nibbles(flat: Array, wide: int, depth: int) -> Array:
-    """Panels [N/32][K/8][32][4] of two codes a byte as rows [N, K]: low nibbles first within each eight."""
+    """Panels [N/32][K/8][32][4] of two codes a byte as rows [N, K]: low nibbles first, high ones are code - 8."""
     words = flat.reshape(wide // 32, depth // 8, 32, 4)
-    eight = np.concatenate((words & 15, words >> 4), axis=-1)
+    eight = np.concatenate((words & 15, words >> 4 ^ 8), axis=-1)
     return eight.transpose(0, 2, 1, 3).reshape(wide, depth)

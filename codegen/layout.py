@@ -67,15 +67,16 @@ def unpack_int8(panels: Tensor, n: int, k: int) -> Tensor:
 def pack_int4(codes: Tensor) -> Tensor:
     """uint8 codes 0..15 [N, K] to uint8 [Np/32, Kp/8, 32, 4], Kp = K rounded up to 64.
 
-    Byte j of a word holds k = 8i + j in its low and k = 8i + 4 + j in its high nibble.
+    Byte j of a word holds the code of k = 8i + j in its low nibble and that of k = 8i + 4 + j, less 8 in two's
+    complement, in its high one: masked, that is a signed byte of 16 (code - 8).
     """
     words = _panels(_checked(codes, torch.uint8), 64, 8)
-    return words[..., :4] | words[..., 4:] << 4
+    return words[..., :4] | (words[..., 4:] ^ 8) << 4
 
 
 def unpack_int4(panels: Tensor, n: int, k: int) -> Tensor:
     """int4 panels to uint8 codes 0..15 [n, k]."""
-    return _rows(torch.cat((panels & 15, panels >> 4), dim=-1), n, k)
+    return _rows(torch.cat((panels & 15, panels >> 4 ^ 8), dim=-1), n, k)
 
 
 def _checked(codes: Tensor, dtype: torch.dtype) -> Tensor:

@@ -112,8 +112,8 @@ struct Bf16S4 : Bf16Acc {
     static constexpr int WORDS = 4;
     static constexpr float UNIT = 1.0f / 16;
     static AF_INLINE Weight weight(Raw b, int i) {
-        __m256i high = i < 2 ? _mm256_slli_epi16(b, 4) : b;
-        high = _mm256_xor_si256(_mm256_and_si256(high, _mm256_set1_epi8(char(0xf0))), _mm256_set1_epi8(char(0x80)));
+        __m256i high = _mm256_and_si256(i < 2 ? _mm256_slli_epi16(b, 4) : b, _mm256_set1_epi8(char(0xf0)));
+        if (i < 2) high = _mm256_xor_si256(high, _mm256_set1_epi8(char(0x80)));
         return {byte_floats(high, i % 2 * 2), byte_floats(high, i % 2 * 2 + 1)};
     }
     static AF_INLINE Float eight_less(const char* p, long half) {  // 16 * (8 - z)
@@ -154,7 +154,7 @@ struct U8S4 : IntAcc {
     using Weight = __m256i;
     static AF_INLINE Word word(const char* a) { return spread(a); }
     static AF_INLINE Weight weight(Raw b, int i) {
-        __m256i low = i == 0 ? b : _mm256_srli_epi16(b, 4);
+        __m256i low = i == 0 ? b : _mm256_srli_epi16(_mm256_xor_si256(b, _mm256_set1_epi8(char(0x80))), 4);
         return _mm256_sub_epi8(_mm256_and_si256(low, _mm256_set1_epi8(15)), _mm256_set1_epi8(8));
     }
     static AF_INLINE void dot(Acc& c, Word x, Weight w) {

@@ -106,16 +106,17 @@ struct U8S8 : IntAcc {
     static AF_INLINE Weight weight(Raw b, int) { return b; }
 };
 
-// u8 x 4-bit codes: a block is eight k. A weight is 16 * (code - 8): the nibble in the upper half of its byte, top bit
-// flipped, one ternary operation; UNIT takes the 16 out again.
+// u8 x 4-bit codes: a block is eight k. A weight is 16 * (code - 8): a high nibble as it stands, a low one in the upper
+// half of its byte, top bit flipped by one ternary operation (half as fast as a plain one); UNIT takes the 16 out again.
 struct U8S4 : IntAcc {
     static constexpr int WORDS = 2;
     static constexpr float UNIT = 1.0f / 16;
     static AF_INLINE Raw raw(const char* b) { return raw_once(b); }
     static AF_INLINE Weight weight(Raw b, int i) {
-        __m512i high = i == 0 ? _mm512_slli_epi16(b, 4) : b;
-        // 0x6a: (first & second) ^ third; `high` is first because that one is overwritten
-        return _mm512_ternarylogic_epi32(high, _mm512_set1_epi8(char(0xf0)), _mm512_set1_epi8(char(0x80)), 0x6a);
+        const __m512i upper = _mm512_set1_epi8(char(0xf0));
+        if (i == 1) return _mm512_and_si512(b, upper);
+        // 0x6a: (first & second) ^ third; the shifted block is first because that one is overwritten
+        return _mm512_ternarylogic_epi32(_mm512_slli_epi16(b, 4), upper, _mm512_set1_epi8(char(0x80)), 0x6a);
     }
     // 16 * sum(code - z), the entry as it stands but for the zero point's bits (none set where symmetric).
     template <bool ASYM>
@@ -146,22 +147,22 @@ struct Bf16S8 : Bf16Acc {
 };
 
 // bf16 x 4-bit codes: a block is eight k. The permutation looks words up by their low five bits, so a nibble needs no
-// mask: a table of 2 x 16 entries gives the bf16 of code - 8, exactly.
+// mask: a table of 2 x 16 entries gives the bf16 of code - 8, exactly; read from its middle it serves high nibbles.
 struct Bf16S4 : Bf16Acc {
     static constexpr int WORDS = 4;
     static constexpr float UNIT = 1.0f;
     static AF_INLINE Raw raw(const char* b) { return raw_once(b); }
     static AF_INLINE Weight weight(Raw b, int i) {
-        alignas(64) static const uint16_t table[32] = {
-            0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0, 0x3f80, 0x4000,
-            0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040,
-            0xc000, 0xbf80, 0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
+        alignas(16) static const uint16_t table[40] = {
+            0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0,
+            0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0, 0x3f80, 0x4000, 0x4040,
+            0x4080, 0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80};
         const __m512i nibbles = i < 2 ? b : _mm512_srli_epi32(b, 4);
         // bytes 0 and 1 (i even) or 2 and 3 of every dword to the low halves of its words
         const __m128i lanes = i % 2 == 0 ? _mm_setr_epi8(0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13)
                                          : _mm_setr_epi8(2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15);
         const __m512i index = _mm512_shuffle_epi8(nibbles, _mm512_broadcast_i32x4(lanes));
-        return _mm512_permutexvar_epi16(index, _mm512_load_si512(table));
+        return _mm512_permutexvar_epi16(index, _mm512_loadu_si512(table + (i < 2 ? 0 : 8)));
     }
     // 8 - z from 16 bytes of zero points, columns of half 0 in the low nibbles: looked up by the low four bits.
     static AF_INLINE Float eight_less(const char* p, long half) {

@@ -103,7 +103,8 @@ struct Bf16S4 : Bf16Acc {  // 16 * (nibble - 8) in every byte
     static constexpr int WORDS = 4;
     static constexpr float UNIT = 1.0f / 16;
     static AF_INLINE Weight weight(Raw b, int i) {
-        Int4 high = ((i < 2 ? b << 4 : b) & spread(int32_t(0xf0f0f0f0u))) ^ spread(int32_t(0x80808080u));
+        Int4 high = (i < 2 ? b << 4 : b) & spread(int32_t(0xf0f0f0f0u));
+        if (i < 2) high ^= spread(int32_t(0x80808080u));
         return {byte_floats(high, i % 2 * 2), byte_floats(high, i % 2 * 2 + 1)};
     }
     static AF_INLINE Float eight_less(const char* p, long half) {  // 16 * (8 - z)
@@ -143,7 +144,7 @@ struct U8S4 : ByteAcc {
     static constexpr float UNIT = 1.0f;
     static AF_INLINE Weight weight(Raw b, int i) {
         Int4 mask = spread(int32_t(15)), eight = spread(int32_t(8));
-        Int4 low = i == 0 ? b : b >> 4;
+        Int4 low = i == 0 ? b : (b ^ spread(int32_t(0x80808080u))) >> 4;
         return {{(low & mask) - eight, (low >> 8 & mask) - eight, (low >> 16 & mask) - eight,
                  (low >> 24 & mask) - eight}};
     }

@@ -1,6 +1,7 @@
 // Products of 8-bit activations with scales per group of G along K, and int4 weights likewise.
 //
-// In: rows of the form u8g<G>; int4 codes in panels [N/32][Kp/8][32][4] (byte j: k = j low, k = j + 4 high nibble);
+// In: rows of the form u8g<G>; int4 codes in panels [N/32][Kp/8][32][4] (byte j: code of k = j in the low, of
+// k = j + 4 less 8, in two's complement, in the high nibble);
 // w = sw * (code - z), z a whole number 0..15, 8 where symmetric; tables sw and sums of gemm_grouped.h. K a multiple of
 // G. Out: columns [n0, n1) through the epilogue.
 // Error: with T the sum over groups of sw (|s sum(code_x (code - z))| + |m sum(code - z)|) and eps = 2^-24,

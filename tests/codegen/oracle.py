@@ -139,7 +139,7 @@ def nibbles(read: Reader, shape: tuple[int, int], encoding: Encoding, function: 
             for k in range(g * group, (g + 1) * group):
                 eight, lane = divmod(k, 8)
                 byte = int(data[((n // 32 * (depth // 8) + eight) * 32 + n % 32) * 4 + lane % 4])
-                code = byte >> 4 if lane >= 4 else byte & 15
+                code = (byte // 16 + 8) % 16 if lane >= 4 else byte % 16
                 made[n, k] = (code - zero) * scale[at]
                 total += code - zero
             assert sums is None or int(sums[at]) // 16 == total

@@ -34,7 +34,7 @@ def test_sizes_are_padded_and_padding_is_zero(n: int, k: int) -> None:
         assert tensor.float().sum() == used
     int4 = layout.pack_int4(ones.to(torch.uint8))
     assert int4.is_contiguous() and int4.numel() == panels * 16 * layout.round_up(k, 64)
-    assert (int4 & 15).sum() + (int4 >> 4).sum() == n * k
+    assert (int4 & 15).sum() + (int4 >> 4 ^ 8).sum() == n * k
 
 
 def test_byte_order() -> None:
@@ -51,7 +51,7 @@ def test_byte_order() -> None:
         assert halves[((panel * k // 2 + column // 2) * 32 + lane) * 2 + column % 2] == weight[row, column].bfloat16()
         assert flat[((panel * k // 4 + column // 4) * 32 + lane) * 4 + column % 4] == codes[row, column]
         byte = bytes_[((panel * k // 8 + column // 8) * 32 + lane) * 4 + column % 4]
-        assert (byte >> 4 if column % 8 >= 4 else byte & 15) == nibbles[row, column]
+        assert ((byte >> 4) + 8 & 15 if column % 8 >= 4 else byte & 15) == nibbles[row, column]
 
 
 def test_columns_and_sums() -> None:
