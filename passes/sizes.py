@@ -69,12 +69,26 @@ def guard_of(expression: Any, names: Mapping[str, str]) -> Guard | None:
         left, right = _cancelled(left, right)
         if {left, right} & {0, 1}:
             return None
-    return (word, right, left) if turned else (word, left, right)
+    if turned:
+        left, right = right, left
+    return _more_than_one(left, right) if word == "<" else (word, left, right)
+
+
+def _more_than_one(left: Size, right: Size) -> Guard | None:
+    """a < b * a as 0 < a, where b is made of symbols alone: that b is more than 1 only tells sizes of 0 and 1 apart."""
+    one, many = _cancelled(left, right)
+    if one != 1 or not all(isinstance(each, str) for each in _factors(many)):
+        return ("<", left, right)
+    return None if _bounds(left)[0] > 0 else ("<", 0, left)
+
+
+def _factors(size: Size) -> list[Size]:
+    return list(size[1:]) if isinstance(size, tuple) and size[0] == "*" else [size]
 
 
 def _cancelled(left: Size, right: Size) -> tuple[Size, Size]:
     """Two sizes without the factors they share: s0 * s1 and s0 differ where s1 is not 1, or s0 is 0."""
-    ours, theirs = (list(each[1:]) if isinstance(each, tuple) and each[0] == "*" else [each] for each in (left, right))
+    ours, theirs = _factors(left), _factors(right)
     for factor in tuple(ours):
         if factor in theirs:
             ours.remove(factor)

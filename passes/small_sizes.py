@@ -104,25 +104,29 @@ def _holds(
         return True
     try:
         made = capture.run(weights, _inputs(capture, model, given))[len(capture.mutations) :]
-        return _equal(capture.out_spec.flatten_up_to(wanted), made)
+        return _equal(capture.out_spec.flatten_up_to(wanted), made, any(map(_is_half, model.parameters())))
     except ValueError:  # nested otherwise
         return False
     except Exception:
         return size == 0  # what torch's views cannot do with nothing a program may
 
 
-def _equal(wanted: Sequence[Any], made: Sequence[Any]) -> bool:
+def _is_half(value: Tensor) -> bool:
+    return value.is_floating_point() and value.dtype.itemsize < 4
+
+
+def _equal(wanted: Sequence[Any], made: Sequence[Any], half: bool) -> bool:
     pairs = [(a, b) for a, b in zip(wanted, made, strict=True) if isinstance(a, Tensor)]
-    return all(isinstance(b, Tensor) and a.shape == b.shape and _near(a, b) for a, b in pairs)
+    return all(isinstance(b, Tensor) and a.shape == b.shape and _near(a, b, half) for a, b in pairs)
 
 
-def _near(wanted: Tensor, made: Tensor) -> bool:
-    """As far apart as two orders of summing are, not two ways of computing."""
+def _near(wanted: Tensor, made: Tensor, half: bool = False) -> bool:
+    """As far apart as two orders of summing are, not two ways of computing; ``half``: of weights in half precision."""
     if not (wanted.is_floating_point() or wanted.is_complex()):
         return torch.equal(wanted, made)
     wide = torch.complex128 if wanted.is_complex() else torch.float64
     a, b = wanted.to(wide), made.to(wide)
-    if wanted.dtype.itemsize < 4:  # each op of the model rounded, none of the graph's: far apart in single numbers
+    if half or _is_half(wanted):  # each op of the model rounded, none of the graph's: far apart in single numbers
         finite = a.isfinite()
         return torch.equal(finite, b.isfinite()) and bool((a - b)[finite].norm() <= HALF_APART * a[finite].norm())
     return torch.allclose(b, a, 1e-3, 1e-3 * float(a.abs().nan_to_num(posinf=0.0).mean() if a.numel() else 0), True)

@@ -75,3 +75,19 @@ def test_a_remainder_of_what_is_below_zero() -> None:
         assert "//" not in json.dumps(size) and "%" not in json.dumps(size)
         for value in range(1, 30):
             assert evaluate(size, {"s0": value}) == int(expression.subs(s, value)), (expression, value)
+
+
+def test_a_guard_that_only_tells_one_apart_is_none() -> None:
+    b, s = (sympy.Symbol(name, integer=True, positive=True) for name in ("s0", "s1"))
+    names = {"s0": "s0", "s1": "s1"}
+    steps = -64 + 64 * FloorDiv(s, 16)
+    assert sizes.guard_of(sympy.StrictLessThan(64 * s, 64 * s * b), names) is None
+    assert sizes.guard_of(sympy.StrictGreaterThan(64 * s * b, 64), names) is None
+    found = sizes.guard_of(sympy.StrictLessThan(steps, b * steps), names)
+    assert found is not None
+    relation, low, high = found
+    for length in (15, 16, 31, 32, 64):  # what else it says is kept: that there are steps
+        values = {"s0": 1, "s1": length}
+        assert sizes.RELATIONS[relation](evaluate(low, values), evaluate(high, values)) == (length >= 32)
+    kept = sizes.guard_of(sympy.StrictLessThan(8, s), names)
+    assert kept == ("<", 8, "s1")

@@ -150,3 +150,20 @@ def test_single_numbers_of_half_precision_may_be_far_apart() -> None:
     assert not near((1.2 * made).bfloat16(), made.bfloat16())
     wanted[5, 6] = float("-inf")
     assert not near(wanted.bfloat16(), made.bfloat16())
+
+
+class WideEnds(nn.Module):
+    """Half precision inside, single precision outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(64, 128).bfloat16(), nn.Linear(128, 64).bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.tanh(self.up(x.bfloat16()))).float()
+
+
+def test_a_batch_of_one_is_served_where_only_the_ends_are_single() -> None:
+    torch.manual_seed(0)
+    capture, _ = captured(WideEnds().eval(), (torch.randn(2, 8, 64),))
+    assert all(relation != "!=" for relation, *_ in capture.guards)
