@@ -248,7 +248,8 @@ def plan_capture(capture: Capture, weights: Weights, call: Call, options: Option
     if options.calibration is not None:
         data = calibration(options.calibration)
     else:
-        log.warning("no calibration was given: losses are measured on your first call alone")
+        if call.whole:
+            log.warning("no calibration was given: losses are measured on your first call alone")
         data = Calibration([call.batch if call.batch is not None else Batch(tuple(call.inputs), {}, bound=True)])
     given = zip(capture.inputs, call.inputs, strict=True)
     data = with_state(data, {entry.name: value for entry, value in given if entry.is_state})
@@ -305,6 +306,8 @@ def plan_captures(parts: Sequence[Part], options: Options) -> list[Planning]:
             f"{whole[0]} is a budget for the whole model, but graph breaks cut it into {len(parts)} pieces; "
             "mend the breaks (fullgraph=True shows them) or use adaflex.compile(model, inputs)"
         )
+    given = "no calibration was given" if options.calibration is None else "calibration is for the whole model"
+    log.warning("%s: losses of its pieces are measured on your first call alone", given)
     share = options.loss / math.sqrt(len(parts)) if options.loss is not None else None  # squares add up
     own = replace(options, loss=share, calibration=None)
     return [plan_capture(part.capture, part.weights, replace(part.call, batch=None), own) for part in parts]

@@ -133,3 +133,31 @@ def test_a_share_of_memory_is_of_everything_the_unchanged_model_takes() -> None:
     taken = made.compile().memory(*example)
     stored = sum(each.numel() * each.element_size() for each in model.parameters())
     assert stored <= taken["weights"] <= made.table.baseline_bytes == taken["total"]
+
+
+class Broken(nn.Module):
+    """Two pieces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.up(x)
+        torch._dynamo.graph_break()
+        return self.down(torch.relu(y))
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_pieces_say_once_what_they_are_measured_on(given: bool, caplog: pytest.LogCaptureFixture) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, x = Broken().eval().requires_grad_(False), torch.randn(8, 32)
+    options = {"axes": (), "threads": 1, "calibration": [torch.randn(8, 32)] if given else None}
+    compiled = torch.compile(model, backend="adaflex", options=options)
+    with torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+    assert len(adaflex.programs(compiled)) == 2
+    assert caplog.text.count("calibration is for the whole model: losses of its pieces") == given
+    assert caplog.text.count("no calibration was given") == (not given)
