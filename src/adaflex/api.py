@@ -137,7 +137,7 @@ def _planned(
     capture: Capture, weights: Weights, calls: Calibration, options: Options, timed: Batch | None = None
 ) -> Planned:
     """Plan (or apply a saved plan), save and report as the options say; ``timed``: the call whose latency counts."""
-    with Bars() as bars:
+    with Bars() as bars, torch.no_grad():
         if options.plan is not None:
             planned = apply_plan(capture, weights, calls, options, timed)
         else:
@@ -319,5 +319,6 @@ def extend_plan(
     """A later graph over known weights: known sites keep their choices and their stored bytes."""
     here = Machine(machine.isa(), machine.thread_count(options.threads), options.device)
     decided = [each.decided for each in earlier]
-    runs = adopt(decided, capture, weights, here, options.max_concurrency)
+    with torch.no_grad():
+        runs = adopt(decided, capture, weights, here, options.max_concurrency)
     return Planning(capture, runs, decided[0], earlier[0])

@@ -161,3 +161,23 @@ def test_pieces_say_once_what_they_are_measured_on(given: bool, caplog: pytest.L
     assert len(adaflex.programs(compiled)) == 2
     assert caplog.text.count("calibration is for the whole model: losses of its pieces") == given
     assert caplog.text.count("no calibration was given") == (not given)
+
+
+class Whole(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.relu(self.up(x)))
+
+
+def test_parameters_made_in_inference_mode_are_planned() -> None:
+    torch._dynamo.reset()
+    with torch.inference_mode():
+        model = Whole().eval()
+    compiled = torch.compile(model, backend="adaflex", options={"axes": (), "threads": 1})
+    x = torch.randn(8, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+    assert len(adaflex.programs(compiled)) == 1
