@@ -14,6 +14,7 @@ import numpy as np
 
 from adaflex.solver.check import Fault, faults, totals
 from adaflex.solver.lagrange import bound_and_repair
+from adaflex.solver.lumps import solve_by_lumps
 from adaflex.solver.model import INFINITE, Program, Row, build, exact_stalls, places
 from adaflex.solver.objective import Wish, scale_of, value_of
 from adaflex.solver.pairwise.choose import Patience
@@ -234,12 +235,13 @@ def solve_checked(
     for number in range(ROUNDS + 1):
         start = columns_of(table, out.choices) if out.choices else None
         run = Run(deadline, gap, bounds.nodes)
-        ringed = live.program.ring >= 0 and live.program.choices > DIRECT and out.duals is not None
-        if ringed and out.duals is not None:
+        if out.duals is None or live.program.choices <= DIRECT:
+            answer = solve_sifted(live, out.duals, run, start)
+        elif live.program.ring >= 0:
             chain = bounds_of(table, live.program, wish.objective, out.duals) if exact_stalls(table) else None
             answer = solve_by_ring(live, out.duals, run, start, blocks_of(table), chain)
         else:
-            answer = solve_sifted(live, out.duals, run, start)
+            answer = solve_by_lumps(live, out.duals, run, start)
         if first is None:
             first = answer
             if (
