@@ -83,7 +83,8 @@ class Estimator:
         return output if output.requires_grad else output.detach().requires_grad_(True)
 
     def _backward(self, found: list[Tensor], watched: list[Tensor], generator: torch.Generator) -> list[Tensor]:
-        goal = sum((self._direction(each, generator) for each in found), torch.zeros(()))
+        with torch.enable_grad():
+            goal = sum((self._direction(each, generator) for each in found), torch.zeros(()))
         slopes = torch.autograd.grad(goal, watched, retain_graph=True, allow_unused=True)
         return [torch.zeros_like(w) if s is None else s for w, s in zip(watched, slopes, strict=True)]
 
