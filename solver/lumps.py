@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from adaflex.solver.branching import WHOLE, better, is_settled, least_sure, several, whole
 from adaflex.solver.model import INFINITE, Row
 from adaflex.solver.sift import Run, solve_sifted
 from adaflex.solver.solve import Answer, Duals, Live
 
-WHOLE = 1e-5  # as near to a whole number counts as one
 SHARE = 0.7  # of the time, for the tree; the rest for the program as it stands
 
 
@@ -45,7 +45,7 @@ class Tree:
     run: Run
     large: NDArray[np.int64]
     count: int  # the row that counts them
-    best: Answer
+    best: Answer | None = None
     queue: list[Node] = field(default_factory=list)
     settled: float = INFINITE  # least bound of nodes that are done
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -76,36 +76,29 @@ class Tree:
             self.push(node.least, math.floor(total), node.held, node.bound)
             self.push(math.ceil(total), node.most, node.held, node.bound)
             return True
-        doubt = np.minimum(values, 1.0 - values)
-        if float(doubt.max(initial=0.0)) <= WHOLE:
+        column = least_sure(node.part.values, self.large)
+        if column < 0:
             return False
-        column = int(self.large[np.argmax(doubt)])
         for value in (0.0, 1.0):
             self.push(node.least, node.most, (*node.held, (column, value)), node.bound)
         return True
 
     def offer(self, answer: Answer) -> None:
         """Keep an answer's plan if it is the best."""
-        if answer.value is not None and (self.best.value is None or answer.value < self.best.value):
-            self.best = answer
+        self.best = better(self.best, answer)
 
-    def is_settled(self, bound: float) -> bool:
+    def settled_by(self, bound: float) -> bool:
         """Whether nothing worth at least ``bound`` is better than the best plan by more than the gap."""
-        return self.best.value is not None and bound >= self.best.value - self.run.gap * abs(self.best.value)
+        return is_settled(self.best, bound, self.run.gap)
 
 
 def large_choices(live: Live, duals: Duals, run: Run) -> NDArray[np.int64]:
     """Choices over several sites that are worth more than the gap; none where the LP takes them all wholly."""
-    count = np.zeros(live.program.choices, dtype=np.int64)
-    for row in live.program.rows:
-        if row.name.startswith("cover "):
-            count[row.columns] += 1
     costs, _ = live.program.objectives[live.objective]
-    worth = np.abs(costs[: live.program.choices]) > max(run.gap, 1e-9) * abs(duals.value)
-    values = duals.values[: live.program.choices]
-    found = np.nonzero((count > 1) & worth & (live.high > live.low))[0]
-    undecided = np.minimum(values[found], 1.0 - values[found]) > WHOLE
-    return found if undecided.any() else found[:0]
+    wide = several(live.program)
+    worth = np.abs(costs[wide]) > max(run.gap, 1e-9) * abs(duals.value)
+    found = wide[worth & (live.high[wide] > live.low[wide])]
+    return found if least_sure(duals.values, found) >= 0 else found[:0]
 
 
 def solve_by_lumps(live: Live, duals: Duals, run: Run, start: Sequence[int] | None) -> Answer:
@@ -116,16 +109,16 @@ def solve_by_lumps(live: Live, duals: Duals, run: Run, start: Sequence[int] | No
     begin = time.perf_counter()
     count = live.add_row(Row("large choices", large, np.ones(len(large)), 0.0, float(len(large))))
     share = replace(run, deadline=begin + SHARE * run.left)
-    tree = Tree(live, share, large, count, Answer("unknown", None, None, None))
+    tree = Tree(live, share, large, count)
     tree.queue.append(Node(duals.value, next(tree.numbers), 0.0, float(len(large)), (), duals))
-    while tree.queue and share.left > 0.1 and not tree.is_settled(tree.queue[0].bound):
+    while tree.queue and share.left > 0.1 and not tree.settled_by(tree.queue[0].bound):
         node = heapq.heappop(tree.queue)
         if not tree.split(node):
             _solve(tree, node, start)
     tree.enter(0.0, float(len(large)), ())
     bound = min([tree.settled, *(node.bound for node in tree.queue)])
-    found = _whole(tree.best, bound, run, time.perf_counter() - begin)
-    if found.status in ("optimal", "infeasible") or tree.is_settled(bound):
+    found = whole(tree.best, bound, run.gap, time.perf_counter() - begin)
+    if found.status in ("optimal", "infeasible") or tree.settled_by(bound):
         return found
     taken = start if found.values is None else np.nonzero(found.values[: live.program.choices] > 0.5)[0].tolist()
     answer = solve_sifted(live, duals, run, taken)
@@ -133,7 +126,7 @@ def solve_by_lumps(live: Live, duals: Duals, run: Run, start: Sequence[int] | No
         return answer
     tree.offer(answer)
     bound = max(bound, -INFINITE if answer.bound is None else answer.bound)
-    return _whole(tree.best, bound, run, time.perf_counter() - begin)
+    return whole(tree.best, bound, run.gap, time.perf_counter() - begin)
 
 
 def _solve(tree: Tree, node: Node, start: Sequence[int] | None) -> None:
@@ -147,7 +140,7 @@ def _solve(tree: Tree, node: Node, start: Sequence[int] | None) -> None:
         part = node.part if fixed == node.held else tree.live.relax(time_limit=run.left)
         answer = solve_sifted(tree.live, part, run)
         tree.offer(answer)
-        if tree.is_settled(node.bound):
+        if tree.settled_by(node.bound):
             break
     else:
         if answer.status == "infeasible":
@@ -155,13 +148,3 @@ def _solve(tree: Tree, node: Node, start: Sequence[int] | None) -> None:
         node = replace(node, bound=max(node.bound, -INFINITE if answer.bound is None else answer.bound))
     tree.settled = min(tree.settled, node.bound)
 
-
-def _whole(best: Answer, bound: float, run: Run, seconds: float) -> Answer:
-    """The best plan with the bound of all nodes."""
-    if best.value is None:
-        state = "infeasible" if bound == INFINITE else "unknown"
-        return Answer("infeasible" if state == "infeasible" else "unknown", None, None, bound, "time", 0, seconds)
-    bound = min(bound, best.value)
-    proven = best.value - bound <= 1e-9 * abs(best.value)
-    limit = "" if proven else "gap" if best.value - bound <= run.gap * abs(best.value) else "time"
-    return Answer("optimal" if proven else "feasible", best.values, best.value, bound, limit, best.nodes, seconds)

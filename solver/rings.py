@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from adaflex.solver.model import INFINITE, Program
+from adaflex.solver.branching import WHOLE, better, is_settled, least_sure, several, whole
+from adaflex.solver.model import INFINITE
 from adaflex.solver.neighbourhood import polish
 from adaflex.solver.prices import Bounds
 from adaflex.solver.sift import Run, solve_sifted
@@ -25,7 +26,6 @@ from adaflex.solver.solve import Answer, Duals, Live
 FACTORS = (0.0, 0.4, 0.7, 0.85, 0.93, 1.0, 1.08, 1.18, 1.35, 1.7, 2.5)  # of the LP's ring: first cut into intervals
 LEVELS = (1.05, 1.1, 1.15, 1.2, 1.35, 1.6)  # of the LP's ring: in a little more than it integers fit easily
 NARROW = 0.02  # relative width below which an interval is not cut again
-WHOLE = 1e-5  # a skip this near to 0 or 1 is decided
 
 
 @dataclass(order=True)
@@ -73,15 +73,11 @@ class Tree:
 
     def offer(self, answer: Answer) -> None:
         """Keep an answer's plan if it is the best."""
-        if answer.value is not None and (
-            self.best is None or self.best.value is None or answer.value < self.best.value
-        ):
-            self.best = answer
+        self.best = better(self.best, answer)
 
     def settled_by(self, node: Node) -> bool:
         """Whether nothing open is better than the best plan by more than the gap."""
-        value = self.best.value if self.best is not None else None
-        return value is not None and node.bound >= value - self.run.gap * abs(value)
+        return is_settled(self.best, node.bound, self.run.gap)
 
 
 def solve_by_ring(
@@ -123,7 +119,7 @@ def solve_by_ring(
             _solve_node(tree, node)
     tree.enter(0.0, INFINITE, ())
     bound = max(least, min([tree.settled, *(node.bound for node in tree.queue)]))
-    return _whole(tree.best, bound, run, time.perf_counter() - begin)
+    return whole(tree.best, bound, run.gap, time.perf_counter() - begin)
 
 
 def _along_chain(tree: Tree, bounds: Bounds, duals: Duals) -> float:
@@ -160,22 +156,9 @@ def _skips(tree: Tree, bounds: Bounds, duals: Duals, middle: float) -> tuple[tup
     return min(found, default=(0.0, ()))[1]
 
 
-def several(program: Program) -> NDArray[np.int64]:
-    """The choices that stand in more than one cover row."""
-    count = np.zeros(len(program.units), dtype=np.int64)
-    for row in program.rows:
-        if row.name.startswith("cover "):
-            count[row.columns] += 1
-    return np.nonzero((count > 1) & (program.upper > 0.0))[0]
-
-
 def undecided(node: Node, wide: NDArray[np.int64]) -> int:
     """The choice over several sites that the node's LP is least sure of; -1 where all are decided."""
-    if node.part is None or not len(wide):
-        return -1
-    values = node.part.values[wide]
-    doubt = np.minimum(values, 1.0 - values)
-    return int(wide[np.argmax(doubt)]) if float(doubt.max()) > WHOLE else -1
+    return -1 if node.part is None else least_sure(node.part.values, wide)
 
 
 def _solve_node(tree: Tree, node: Node) -> None:
@@ -237,8 +220,8 @@ def near(live: Live, part: Duals, kept: int, run: Run) -> Answer:
             ranked = columns[np.argsort(reduced[columns], kind="stable")]
             free += ranked[: kept * int(np.sum(values[columns] > 1e-9))].tolist()
     held = np.setdiff1d(np.nonzero(live.high > live.low)[0], np.array(free, dtype=np.int64))
-    low, high, whole = live.low[held], live.high[held], np.round(values[held])
-    live.set_many(held, whole, whole)
+    low, high, fixed = live.low[held], live.high[held], np.round(values[held])
+    live.set_many(held, fixed, fixed)
     answer = live.solve(time_limit=run.left, gap=run.gap, nodes=run.nodes)
     live.set_many(held, low, high)
     return answer
@@ -248,16 +231,6 @@ def _taken(live: Live, best: Answer | None) -> list[int] | None:
     if best is None or best.values is None:
         return None
     return [int(i) for i in np.nonzero(best.values[: live.program.choices] > 0.5)[0]]
-
-
-def _whole(best: Answer | None, bound: float, run: Run, seconds: float) -> Answer:
-    if best is None or best.value is None:
-        state = "unknown" if bound < INFINITE else "infeasible"
-        return Answer("unknown" if state == "unknown" else "infeasible", None, None, bound, "time", 0, seconds)
-    bound = min(bound, best.value)
-    proven = best.value - bound <= 1e-9 * abs(best.value)
-    limit = "" if proven else "gap" if best.value - bound <= run.gap * abs(best.value) else "time"
-    return Answer("optimal" if proven else "feasible", best.values, best.value, bound, limit, best.nodes, seconds)
 
 
 def _start_within(live: Live, node: Node, start: Sequence[int] | None) -> Sequence[int] | None:

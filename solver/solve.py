@@ -187,13 +187,7 @@ class Live:
         self._option("objective_bound", INFINITE if cutoff is None else cutoff / self.cost_scale)
         if self.tiny:
             self._option("presolve", "off")
-        if start is not None:
-            self._start(start)
-        if not self._run(time_limit):
-            self._renew()
-            if start is not None:
-                self._start(start)
-            self._run_or_refuse(time_limit)
+        self._run(time_limit, start)
         return self._answer(time.perf_counter() - begin)
 
     def _start(self, taken: Sequence[int]) -> None:
@@ -202,7 +196,18 @@ class Live:
         status = self.highs.setSolution(len(values), np.arange(len(values), dtype=np.int32), values)
         self._check(status, "the start")
 
-    def _run(self, limit_s: float) -> bool:
+    def _run(self, limit_s: float, start: Sequence[int] | None = None) -> None:
+        """Run from the plan ``start``; once more without presolve where HiGHS does not come back from it."""
+        for again in (False, True):
+            if again:
+                self._renew(limit_s)
+            if start is not None:
+                self._start(start)
+            if self._comes_back(limit_s):
+                return
+        raise SolverError(f"HiGHS did not come back within {limit_s:g} s; report this with the table that caused it")
+
+    def _comes_back(self, limit_s: float) -> bool:
         """Run; False where HiGHS has not come back well after its time limit.
 
         Its presolve does not look at the clock, and there are programs, of 19 columns even, over which that of 1.15.1
@@ -226,18 +231,13 @@ class Live:
             self._check(found[0] if found else HighsStatus.kError, "to run")
         return bool(found)
 
-    def _run_or_refuse(self, limit_s: float) -> None:
-        if not self._run(limit_s):
-            raise SolverError(
-                f"HiGHS did not come back within {limit_s:g} s; report this with the table that caused it"
-            )
-
-    def _renew(self) -> None:
+    def _renew(self, limit_s: float) -> None:
         """Leave a run that does not end and load the same program again, to be solved without presolve."""
         log.warning("HiGHS did not come back from its presolve; it is left, and the program solved without presolve")
         left, self.highs = self.highs, _new_highs()
         self._check(self.highs.passOptions(left.getOptions()), "its options")
         self._option("presolve", "off")
+        self._option("time_limit", max(0.05, limit_s))
         self._check(self.highs.passModel(left.getLp()), "its program")
 
     def _answer(self, seconds: float) -> Answer:
@@ -271,10 +271,7 @@ class Live:
         self._option("solve_relaxation", True)
         used = float(self.highs.getRunTime())  # where a basis is reused the limit is of all runs so far
         self._option("time_limit", used + max(0.05, time_limit))
-        if not self._run(time_limit):
-            self._renew()
-            self._option("time_limit", max(0.05, time_limit))
-            self._run_or_refuse(time_limit)
+        self._run(time_limit)
         if self.highs.getModelStatus() != Model.kOptimal:
             return None
         solution = self.highs.getSolution()

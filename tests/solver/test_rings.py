@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from adaflex.solver.allocate import allocate
+from adaflex.solver.branching import WHOLE, several
 from adaflex.solver.check import faults
 from adaflex.solver.generate import Shape, budgets_of, realistic
 from adaflex.solver.model import INFINITE, Program, build
-from adaflex.solver.rings import WHOLE, Node, Tree, near, several, solve_by_ring, undecided
+from adaflex.solver.rings import Node, Tree, near, solve_by_ring, undecided
 from adaflex.solver.sift import Run, solve_sifted
 from adaflex.solver.solve import Live
 
