@@ -36,8 +36,7 @@ def small_guards(
 
     def fails(symbols: Sequence[Symbol], size: int) -> bool:
         cut = _cut(capture, model, given, symbols, size)
-        if cut is not None and trusting:  # places in a tensor that now ends earlier: torch would read behind its end,
-            # and does so in empty ones whatever the places are
+        if cut is not None and trusting:  # places in a tensor that now ends earlier: torch would read behind its end
             cut = {path: each if each.is_floating_point() else torch.zeros_like(each) for path, each in cut.items()}
         return cut is not None and not _holds(capture, weights, model, spec, {**given, **cut}, size)
 
@@ -45,7 +44,8 @@ def small_guards(
     for symbol in capture.symbols:
         groups.setdefault((symbol.hint, symbol.source and symbol.source[1]), []).append(symbol)
     found: list[Guard] = []
-    for group, size in itertools.product(groups.values(), (1,) if trusting else (1, 0)):
+    sizes = (1,) if trusting else (1, 0)  # behind the end of empty tensors is every place
+    for group, size in itertools.product(groups.values(), sizes):
         alone = [each for each in group if fails([each], size)]
         if fails(group, size):
             found += [("!=", each.name, size) for each in alone or group]

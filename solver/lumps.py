@@ -147,4 +147,3 @@ def _solve(tree: Tree, node: Node, start: Sequence[int] | None) -> None:
             return
         node = replace(node, bound=max(node.bound, -INFINITE if answer.bound is None else answer.bound))
     tree.settled = min(tree.settled, node.bound)
-

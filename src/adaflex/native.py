@@ -104,17 +104,17 @@ def _temporary_cache(name: str) -> Path:
     return folder
 
 
-def digest(source: str, includes: Sequence[Path], flags: Sequence[str], version: str) -> str:
-    """Content key of a build: text, headers in the include folders, flags, compiler version."""
+def digest(includes: Sequence[Path], flags: Sequence[str], version: str) -> bytes:
+    """Content key of what builds depend on beside their text: headers in the include folders, flags, compiler."""
     whole = hashlib.sha256(_seal(b""))  # libraries of before are not looked at
-    for part in (source, *flags, version):
+    for part in (*flags, version):
         whole.update(part.encode())
         whole.update(b"\0")
     for folder in includes:
         for header in sorted(folder.rglob("*.h")):
             whole.update(header.name.encode())
             whole.update(header.read_bytes())
-    return whole.hexdigest()[:32]
+    return whole.digest()
 
 
 def build(
@@ -170,9 +170,14 @@ class _Work:
     folder: Path
     limit_s: float
 
+    @functools.cached_property
+    def surroundings(self) -> bytes:
+        """What the builds depend on beside their text, read once."""
+        return digest(self.includes, self.flags, self.tool.version)
+
     def place(self, name: str, suffix: str, *text: str) -> Path:
         """The file under which the build of a text is known."""
-        key = digest("\0".join(text), self.includes, self.flags, self.tool.version)
+        key = hashlib.sha256(self.surroundings + "\0".join(text).encode()).hexdigest()[:32]
         return self.folder / f"{name}-{key}.{suffix}"
 
     def lock(self, target: Path) -> FileLock:
