@@ -1,8 +1,15 @@
-"""The longest files first: whole files are dealt to workers, so a long one that came last would keep one waiting."""
+"""For all tests: caches of their own, and the longest files first.
+
+Whole files are dealt to workers, so a long one that came last would keep one waiting.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+from adaflex.native import cache_folder
 
 LONGEST = (
     "surface/test_zoo.py",
@@ -26,6 +33,16 @@ LONGEST = (
     "surface/test_commands.py",
     "surface/test_readme.py",
 )
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache but for compiled libraries: these are the same for everybody, and take a second each."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "native").symlink_to(cache_folder("native"))
+    monkeypatch.setenv("ADAFLEX_CACHE_DIR", str(folder))
+    return folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,10 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+from adaflex.codegen.cpp import ISA_FLAGS, common, include_folder, render
+from adaflex.native import Common, build
 from adaflex.runtime.kernels import LONG, NativeKernels
+from adaflex.runtime.program import Program
 from tests.codegen.conftest import NEEDS, cpu_features
 
 ENTRIES = ("adaflex_segment", "adaflex_scratch", "adaflex_team_free", "adaflex_team")
@@ -31,6 +34,19 @@ def join(units: Sequence[str]) -> str:
             body = body.replace(f"{entry}(", f"{entry}_{number}(")
         bodies.append(f"namespace unit{number} {{\n{body}\n}}")
     return "\n".join([*includes, *bodies]) + "\n"
+
+
+def build_together(programs: Sequence[Program], isa: str, name: str = "batch") -> Path:
+    """The library of one unit that holds them all."""
+    shared = [common(program) for program in programs]
+    parts = {part for one in shared for part in one.parts}
+    return build(
+        join([render(program) for program in programs]),
+        includes=[include_folder()],
+        flags=ISA_FLAGS[isa],
+        name=name,
+        common=Common(shared[0].headers, tuple(sorted(parts))),
+    )
 
 
 class BatchedKernels(NativeKernels):

@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaflex.codegen.cpp import ISA_FLAGS, include_folder, render
 from adaflex.codegen.evaluate import Evaluator
-from adaflex.native import build, compiler
+from adaflex.native import compiler
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.program import ITEM_BYTES, Loop, Phase, Program, RowStep, Segment, Slot
 from adaflex.runtime.region import REDUCE, Load, Op, Region, Size, Store, plus, times
-from tests.codegen.batched import BatchedKernels, join, supported
+from tests.codegen.batched import BatchedKernels, build_together, supported
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 
@@ -141,8 +140,7 @@ def near(found: Tensor, expected: Tensor, unit: float) -> bool:
 def test_random_regions(unit: int) -> None:
     seeds = range(unit, REGIONS, 2)
     programs = [random_program(seed) for seed in seeds]
-    isa = supported()
-    library = build(join([render(program) for program in programs]), includes=[include_folder()], flags=ISA_FLAGS[isa])
+    library = build_together(programs, supported())
     found = []
     for number, (seed, program) in enumerate(zip(seeds, programs, strict=True)):
         native = Executor(program, torch.empty(0, dtype=torch.uint8), BatchedKernels(library, 2, number), threads=2)

@@ -13,10 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaflex.codegen.cpp import ISA_FLAGS, include_folder, render
 from adaflex.codegen.evaluate import Evaluator
 from adaflex.codegen.kernels.menu import MENU
-from adaflex.native import build, compiler
+from adaflex.native import compiler
 from adaflex.passes.menu import TIED
 from adaflex.passes.sites import find_sites
 from adaflex.runtime import layout as layouts
@@ -24,7 +23,7 @@ from adaflex.runtime.arena import Packing, Piece, overlaps
 from adaflex.runtime.execute import Executor
 from adaflex.runtime.program import Program
 from tests.codegen import graphs
-from tests.codegen.batched import BatchedKernels, join, supported
+from tests.codegen.batched import BatchedKernels, build_together, supported
 from tests.codegen.lowered import program_of
 from tests.codegen.plans import MACHINE, Planned, planned
 
@@ -174,8 +173,7 @@ def test_compiled_graphs_compute_what_eager_computes(unit: int, monkeypatch: pyt
     plain = [program_of(case.capture, case.weights) for case in cases]
     plans = [planned(case, case.seed) for case in cases]
     programs = [program for program, _ in plain] + [plan.program for plan in plans if plan is not None]
-    texts = join([render(program) for program in programs])
-    library = build(texts, includes=[include_folder()], flags=ISA_FLAGS[supported()])
+    library = build_together(programs, supported())
     found, ties, number = [], 0, len(cases)
     for place, (case, (program, weights), plan) in enumerate(zip(cases, plain, plans, strict=True)):
         for threads in (1, 3):

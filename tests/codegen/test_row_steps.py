@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adaflex.codegen.cpp import ISA_FLAGS, include_folder, render
 from adaflex.codegen.evaluate import Evaluator
-from adaflex.native import build, compiler
+from adaflex.native import compiler
 from adaflex.passes.export_door import from_export
 from adaflex.runtime.execute import Executor
 from adaflex.solver.table import Encoding
 from tests.codegen import lowered
-from tests.codegen.batched import BatchedKernels, join, supported
+from tests.codegen.batched import BatchedKernels, build_together, supported
 from tests.codegen.test_programs import program_of
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
@@ -82,8 +81,7 @@ def test_norms_in_activation_forms(columns: int, isa: str) -> None:
     given = (torch.randn(5, columns), torch.randn(5, columns))
     capture, weights = from_export(model, given, dynamic_shapes=({0: rows}, {0: rows}))
     made = [lowered.program_of(capture, weights, lambda _, e=encoding: e) for encoding in FORMS]
-    text = join([render(program) for program, _ in made])
-    library = build(text, includes=[include_folder()], flags=ISA_FLAGS[isa])
+    library = build_together([program for program, _ in made], isa)
     for number, (program, block) in enumerate(made):
         native = Executor(program, block, BatchedKernels(library, 1, number), threads=1)
         meaning = Executor(program, block, Evaluator(program), threads=1)
@@ -144,8 +142,7 @@ def test_one_value_in_several_forms(columns: int) -> None:
         capture, weights = from_export(model, (x,))
         made.append(lowered.program_of(capture, weights, lambda shape, e=encodings: e[shape[0] // 16 - 1]))
     isa = supported()
-    text = join([render(program) for program, _ in made])
-    library = build(text, includes=[include_folder()], flags=ISA_FLAGS[isa])
+    library = build_together([program for program, _ in made], isa)
     for number, (program, block) in enumerate(made):
         native = Executor(program, block, BatchedKernels(library, 1, number), threads=1)(x)
         meaning = Executor(program, block, Evaluator(program), threads=1)(x)

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adaflex.codegen.cpp import ISA_FLAGS, include_folder, render
+from adaflex.codegen.cpp import render
 from adaflex.codegen.evaluate import Evaluator
 from adaflex.errors import AdaflexError, ArtifactError
-from adaflex.native import build, compiler
+from adaflex.native import compiler
 from adaflex.runtime import layout as layouts
 from adaflex.runtime.arena import Packing, Piece
 from adaflex.runtime.artifact_check import check_program
@@ -29,7 +29,7 @@ from adaflex.runtime.execute import Executor
 from adaflex.runtime.kernels import Kernels
 from adaflex.runtime.program import Program
 from adaflex.runtime.program_json import from_plain, to_plain
-from tests.codegen.batched import BatchedKernels, join, supported
+from tests.codegen.batched import BatchedKernels, build_together, supported
 from tests.runtime import sample
 
 STEP, SLOT, LOOP = "steps", "slots", "schedule.0.phases.0.loops"
@@ -286,7 +286,7 @@ def test_mutated_programs_that_are_not_refused_stay_inside_in_compiled_kernels(m
         program = mutated(changes, 16)
         if program is not None:
             found.setdefault(render(program), program)
-    library = build(join(list(found)), includes=[include_folder()], flags=ISA_FLAGS[supported()], name="hostile")
+    library = build_together(list(found.values()), supported(), name="hostile")
     ran = 0
     for number, program in enumerate(found.values()):
         kernels = BatchedKernels(library, 2, number)

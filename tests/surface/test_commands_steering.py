@@ -1,5 +1,7 @@
 """Pins, axes and the time limit: what they leave of the choices."""
 
+from pathlib import Path
+
 import pytest
 
 import adaflex
@@ -58,10 +60,7 @@ def test_without_the_precision_axis_weights_stay(sites: Sites) -> None:
     assert {site: list(offers) for site, offers in kept.offers.items()} == {s: [sites.keep[s]] for s in sites.offers}
 
 
-def test_what_the_time_limit_cut_is_estimated_and_said(
-    tmp_path: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("ADAFLEX_CACHE_DIR", str(tmp_path))
+def test_what_the_time_limit_cut_is_estimated_and_said(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     wish = {"objective": "memory", "loss": 0.5}  # the smallest plan: which one is fastest here differs from run to run
     made = adaflex.plan(model(), calls(4), time_limit=1e-6, on_broken="warn", threads=1, **wish)
     assert any(name == "time limit" for name, _ in made.table.notes) and "time limit" in caplog.text

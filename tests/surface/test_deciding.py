@@ -94,10 +94,9 @@ def test_an_impossible_budget_is_refused() -> None:
 
 
 def test_builds_that_lose_more_than_the_reference_are_corrected(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
     """Every build measures a tenth (in squares a fifth) over its reference: another plan must make up for it."""
-    monkeypatch.setenv("ADAFLEX_CACHE_DIR", str(tmp_path))  # what builds were found to lose is kept
     torch.manual_seed(0)
     layers = [layer for _ in range(6) for layer in (nn.Linear(192, 192), nn.GELU())]
     model = nn.Sequential(*layers).eval().requires_grad_(False)

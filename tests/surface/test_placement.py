@@ -1,7 +1,6 @@
 """Weights on disk: the same outputs bit for bit, less memory, the stall as stated; damaged files."""
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,12 +110,6 @@ def made() -> Made:
     return Made(capture, weights, sites, here)
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("ADAFLEX_CACHE_DIR", str(tmp_path / "cache"))
-    yield tmp_path / "cache"
-
-
 def on_disk(blocks: tuple[tuple[str, ...], ...], which: int) -> dict[str, str]:
     """The sites whose bit in ``which`` is set."""
     sites = [site for block in blocks for site in block]
@@ -185,10 +178,10 @@ def test_a_shared_weight_is_refused_the_disk_by_the_table_and_by_assembly(made: 
             made.assembled({name: "disk"})
 
 
-def test_the_cache_may_be_cleared_while_a_program_runs(made: Made, cache: Path) -> None:
+def test_the_cache_may_be_cleared_while_a_program_runs(made: Made, own_cache: Path) -> None:
     streamed, resident = made.run(on_disk(made.blocks, 511)), made.run({})
     streamed(calls()[0])
-    (path,) = (cache / "streams").glob("*.bin")
+    (path,) = (own_cache / "streams").glob("*.bin")
     path.unlink()
     assert torch.equal(streamed(calls()[1])[0], resident(calls()[1])[0])
 
@@ -348,12 +341,12 @@ def test_times_of_reads_grow_with_their_bytes() -> None:
     assert placing.stream_ns(tier, 3 * 65536 + 1) == 700_000
 
 
-def test_the_disk_is_measured_once_and_again_where_the_figures_are_damaged(cache: Path) -> None:
+def test_the_disk_is_measured_once_and_again_where_the_figures_are_damaged(own_cache: Path) -> None:
     first = placing.disk()
     assert [request for request, _ in first.bandwidth] == list(placing.REQUESTS) and first.latency_ns > 0
     assert placing.disk() == first
-    (path,) = (cache / "streams").glob("speed-*.json")
+    (path,) = (own_cache / "streams").glob("speed-*.json")
     for text in ("", "[]", '{"bandwidth": [[4096, 0]], "latency_ns": 1}'):
         path.write_text(text)
         assert [request for request, _ in placing.disk().bandwidth] == list(placing.REQUESTS)
-    assert not list((cache / "streams").glob("probe-*"))
+    assert not list((own_cache / "streams").glob("probe-*"))
