@@ -1,10 +1,11 @@
-"""For all tests: caches of their own, and the longest files first.
+"""For all tests: caches of their own, less looking for garbage, and the longest files first.
 
 Whole files are dealt to workers, so a long one that came last would keep one waiting.
 """
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no need to look through it for garbage again and again, nor that often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # at exit everything is

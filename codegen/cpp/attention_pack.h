@@ -69,16 +69,7 @@ struct Tiles {
     static const Tile calls[8];
 };
 template <class Op>
-const Tile Tiles<Op>::calls[8] = {
-    tile<Op, 1>,
-    tile<Op, 2>,
-    tile<Op, 3>,
-    tile<Op, 4>,
-    tile<Op, (Op::ROWS < 5 ? Op::ROWS : 5)>,
-    tile<Op, (Op::ROWS < 6 ? Op::ROWS : 6)>,
-    tile<Op, (Op::ROWS < 7 ? Op::ROWS : 7)>,
-    tile<Op, (Op::ROWS < 8 ? Op::ROWS : 8)>,
-};
+const Tile Tiles<Op>::calls[8] = AF_BY_ROWS(tile, Op);
 
 template <bool Bf16>
 struct Layout {

@@ -116,16 +116,7 @@ struct GroupedTiles {
     static const GroupedCall calls[8];
 };
 template <class Op, int G, bool ASYM>
-const GroupedCall GroupedTiles<Op, G, ASYM>::calls[8] = {
-    grouped_tile<Op, G, ASYM, 1>,
-    grouped_tile<Op, G, ASYM, 2>,
-    grouped_tile<Op, G, ASYM, 3>,
-    grouped_tile<Op, G, ASYM, 4>,
-    grouped_tile<Op, G, ASYM, (Op::ROWS < 5 ? Op::ROWS : 5)>,
-    grouped_tile<Op, G, ASYM, (Op::ROWS < 6 ? Op::ROWS : 6)>,
-    grouped_tile<Op, G, ASYM, (Op::ROWS < 7 ? Op::ROWS : 7)>,
-    grouped_tile<Op, G, ASYM, (Op::ROWS < 8 ? Op::ROWS : 8)>,
-};
+const GroupedCall GroupedTiles<Op, G, ASYM>::calls[8] = AF_BY_ROWS(grouped_tile, Op, G, ASYM);
 
 // Sum of G unsigned bytes.
 template <int G>

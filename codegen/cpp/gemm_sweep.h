@@ -65,16 +65,7 @@ struct Tiles {
     static const TileCall calls[8];
 };
 template <class Op>
-const TileCall Tiles<Op>::calls[8] = {
-    tile<Op, 1>,
-    tile<Op, 2>,
-    tile<Op, 3>,
-    tile<Op, 4>,
-    tile<Op, (Op::ROWS < 5 ? Op::ROWS : 5)>,
-    tile<Op, (Op::ROWS < 6 ? Op::ROWS : 6)>,
-    tile<Op, (Op::ROWS < 7 ? Op::ROWS : 7)>,
-    tile<Op, (Op::ROWS < 8 ? Op::ROWS : 8)>,
-};
+const TileCall Tiles<Op>::calls[8] = AF_BY_ROWS(tile, Op);
 
 // Hands a tile to the epilogue: value(r, half) gives 16 columns of row r of the tile.
 template <class Ep, class Value>

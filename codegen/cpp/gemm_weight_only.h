@@ -62,16 +62,7 @@ struct WeightOnlyTiles {
     static const WeightOnlyCall calls[8];
 };
 template <class Op, bool ASYM>
-const WeightOnlyCall WeightOnlyTiles<Op, ASYM>::calls[8] = {
-    weight_only_tile<Op, ASYM, 1>,
-    weight_only_tile<Op, ASYM, 2>,
-    weight_only_tile<Op, ASYM, 3>,
-    weight_only_tile<Op, ASYM, 4>,
-    weight_only_tile<Op, ASYM, (Op::ROWS < 5 ? Op::ROWS : 5)>,
-    weight_only_tile<Op, ASYM, (Op::ROWS < 6 ? Op::ROWS : 6)>,
-    weight_only_tile<Op, ASYM, (Op::ROWS < 7 ? Op::ROWS : 7)>,
-    weight_only_tile<Op, ASYM, (Op::ROWS < 8 ? Op::ROWS : 8)>,
-};
+const WeightOnlyCall WeightOnlyTiles<Op, ASYM>::calls[8] = AF_BY_ROWS(weight_only_tile, Op, ASYM);
 
 // Sums of x over every group, [rows][groups].
 inline void sum_rows(const WeightOnly& p, const char* a, long rows, float* out) {

@@ -1,7 +1,6 @@
 """Deciding large choices first gives the same answers, and bounds where the relaxation has none worth the name."""
 
 import math
-from dataclasses import replace
 
 import pytest
 
@@ -9,18 +8,10 @@ from adaflex.solver import decide, lumps
 from adaflex.solver.allocate import allocate
 from adaflex.solver.check import faults
 from adaflex.solver.decide import Limits
-from adaflex.solver.generate import Shape, budgets_of, realistic, small_budget, small_table
+from adaflex.solver.generate import Shape, realistic, small_budget, small_table
 from adaflex.solver.solve import Answer
-from adaflex.solver.table import Budget, CostTable
+from benchmarks.solver import binding
 from tests.solver.test_brute_force import best
-
-
-def tight(table: CostTable, prefill: float, decode: float) -> Budget:
-    """Shares of what the best plan within a memory budget takes: all three budgets bind."""
-    budget = budgets_of(table, 0.35)
-    totals = allocate(table, budget, gap=1e-3).totals
-    assert totals is not None
-    return replace(budget, latency_ns=(int(prefill * totals.time_ns[0]), int(decode * totals.time_ns[1])))
 
 
 @pytest.mark.parametrize("share", [lumps.SHARE, 0.0])
@@ -57,7 +48,7 @@ def test_budgets_that_only_skips_can_meet() -> None:
     skipped = 0
     for seed in range(3):
         table = realistic(Shape(blocks=40), seed)
-        plan = allocate(table, tight(table, 0.85, 0.9), gap=1e-3, time_limit_s=20.0)
+        plan = allocate(table, binding(table, (0.85, 0.9)), gap=1e-3, time_limit_s=20.0)
         assert plan.gap is not None and plan.gap <= 1e-3 and plan.seconds < 10.0
         assert not faults(table, plan.budget, dict(plan.choices))
         skipped += len({chosen for _, chosen in plan.choices if chosen.startswith("skip.")})
@@ -67,7 +58,7 @@ def test_budgets_that_only_skips_can_meet() -> None:
 def test_without_the_time_for_it_the_bound_holds() -> None:
     """However early the tree is left, its open nodes and the whole program bound every plan."""
     table = realistic(Shape(blocks=24), 0)
-    budget = tight(table, 0.9, 0.96)
+    budget = binding(table, (0.9, 0.96))
     known = allocate(table, budget, gap=0.0, time_limit_s=20.0)
     assert known.value is not None
     for seconds in (0.2, 0.5, 1.0):

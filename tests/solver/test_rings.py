@@ -95,6 +95,7 @@ def test_plans_near_the_lp_are_plans() -> None:
 LIMITED = """
 import sys, time
 from adaflex.solver.allocate import allocate
+from adaflex.solver.check import faults
 from adaflex.solver.generate import Shape, budgets_of, realistic
 
 tiers = sys.argv[1] == "True"
