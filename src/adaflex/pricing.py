@@ -5,12 +5,14 @@ In: (encoding, K, N, rows) for every distinct linear. Out: nanoseconds and sprea
 All kernels are built into one unit and run in turn, so that each finds its weights where the model would: pushed out of
 the core's own caches by the others, not hot from the run before. Threads own rows, so a kernel is run by one thread on
 its share of the rows. The conversion of the activations is part of the price, the cost of entering a segment is not: it
-is measured on an empty one. A round that another process disturbed is seen by a probe of fixed work and left out.
+is measured on an empty one, after another that brings the way there into the caches. A round that another process
+disturbed is seen by a probe of fixed work and left out.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +32,7 @@ from adaflex.solver.table import Encoding
 
 log = logging.getLogger("adaflex.pricing")
 
-PRICES_VERSION = 1  # of kernels and of how they are timed: another one makes kept prices void
+PRICES_VERSION = 2  # of kernels and of how they are timed: another one makes kept prices void
 ROUNDS = 9
 TRIES = 3  # of so many rounds, until all is calm
 CALM = 0.25  # a price with a relative spread above this was disturbed
@@ -84,15 +86,16 @@ def price(
 
 
 def _timed(segments: Callable[[], Sequence[int]], progress: Callable[[int, int], None] | None) -> list[Price]:
-    """The prices of the segments after the first, which is empty, from the rounds that nobody disturbed."""
+    """The prices of the segments after the first two, which are empty, from the rounds that nobody disturbed."""
     rounds: list[tuple[Sequence[int], int]] = []
     for number in range(ROUNDS):
         rounds.append((segments(), _probe()))
         if progress is not None:
             progress(number + 1, ROUNDS)
     best = min(probe for _, probe in rounds)
-    calm = [[max(taken - empty, 1) for taken in own] for (empty, *own), probe in rounds if probe <= DISTURBED * best]
-    return [_summary(samples) for samples in zip(*calm, strict=True)]
+    calm = [taken for taken, probe in rounds if probe <= DISTURBED * best]
+    entering = min(empty for _, empty, *_ in calm)
+    return [_summary([taken - entering for taken in own]) for own in zip(*(own for _, _, *own in calm), strict=True)]
 
 
 def _on_device(specs: Sequence[Spec], here: Machine, progress: Callable[[int, int], None] | None) -> dict[Spec, Price]:
@@ -115,11 +118,11 @@ def _share(spec: Spec, threads: int) -> Spec:
     return replace(spec, rows=-(-rows // 8) * 8 if spec.rows >= 8 * threads else rows)
 
 
-def _summary(samples: Sequence[int]) -> Price:
+def _summary(samples: Sequence[float]) -> Price:
     middle = statistics.median(samples)
     ordered = sorted(samples)
     low, high = ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
-    return Price(int(middle), (high - low) / middle if middle else 0.0)
+    return Price(max(int(middle), 1), (high - low) / middle if middle > 0 else math.inf)
 
 
 def _probe() -> int:
@@ -137,8 +140,9 @@ def _input_shape(program: Program, slot: int) -> tuple[int, ...]:
 
 
 def _bench(specs: Sequence[Spec]) -> Assembled:
-    """One program: an input for each (rows, K), an empty segment, and one for each spec."""
+    """One program: an input for each (rows, K), two empty segments, and one for each spec."""
     build = _Bench()
+    build.add_empty()
     build.add_empty()
     for spec in specs:
         build.add(spec)
