@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from adaflex import native
 from adaflex.native import cache_folder
 
 LONGEST = (
@@ -52,7 +53,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: no need to look through it for garbage again and again, nor that often."""
+    """What was imported stays: no need to look through it for garbage again and again, nor that often. And many units
+    will be built: what they have in common is worth building before the first."""
+    native.FEW = 0
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)

@@ -26,6 +26,7 @@ ONE = Common(("one.h",), (("extern template int twice<int>(int);", "template int
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ADAFLEX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "FEW", 2)
     native._built.clear()
     return tmp_path / "cache" / "native"
 

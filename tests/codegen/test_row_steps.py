@@ -80,7 +80,8 @@ def test_norms_in_activation_forms(columns: int, isa: str) -> None:
     rows = torch.export.Dim("rows", min=1, max=64)
     given = (torch.randn(5, columns), torch.randn(5, columns))
     capture, weights = from_export(model, given, dynamic_shapes=({0: rows}, {0: rows}))
-    made = [lowered.program_of(capture, weights, lambda _, e=encoding: e) for encoding in FORMS]
+    forms = FORMS[columns > 384 :: 2] if isa == "portable" else FORMS  # whose compiler takes a second for each
+    made = [lowered.program_of(capture, weights, lambda _, e=encoding: e) for encoding in forms]
     library = build_together([program for program, _ in made], isa)
     for number, (program, block) in enumerate(made):
         native = Executor(program, block, BatchedKernels(library, 1, number), threads=1)
@@ -88,13 +89,13 @@ def test_norms_in_activation_forms(columns: int, isa: str) -> None:
         alone = torch.randn(19, columns), torch.randn(19, columns)
         found, wanted = native(*alone), meaning(*alone)
         assert torch.equal(found[1], wanted[1])
-        assert float((found[0] - wanted[0]).norm() / wanted[0].norm()) < 2e-3, FORMS[number]  # ties fall either way
+        assert float((found[0] - wanted[0]).norm() / wanted[0].norm()) < 2e-3, forms[number]  # ties fall either way
         for count in (1, 3, 7):  # a row's result is its own, whatever rows it goes with
             part = native(*(x[:count].clone() for x in alone))
-            assert torch.equal(part[0], found[0][:count]), (FORMS[number], count)
+            assert torch.equal(part[0], found[0][:count]), (forms[number], count)
         alone[0][2, 77] = float("nan")
         spoilt = native(*alone)[0]
-        assert not spoilt[2].isfinite().any(), FORMS[number]
+        assert not spoilt[2].isfinite().any(), forms[number]
         assert torch.equal(spoilt[[0, 1, 3, 18]], found[0][[0, 1, 3, 18]])
 
 
