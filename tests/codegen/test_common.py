@@ -104,7 +104,7 @@ def test_every_product_names_its_tiles() -> None:
         assert f"#define {macro}(" in text, macro
 
 
-@pytest.mark.parametrize("encoding", [Encoding("fp32"), Encoding("w8a8", 8), Encoding("w4a8", 4, 64)], ids=str)
+@pytest.mark.parametrize("encoding", [Encoding("w8a8", 8), Encoding("w4a8", 4, 64)], ids=str)
 def test_programs_are_the_same_to_the_bit(encoding: Encoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = zoo()["bert"]
     inputs = model.inputs()
