@@ -12,7 +12,6 @@ disturbed is seen by a probe of fixed work and left out.
 from __future__ import annotations
 
 import logging
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ PRICES_VERSION = 2  # of kernels and of how they are timed: another one makes ke
 ROUNDS = 9
 TRIES = 3  # of so many rounds, until all is calm
 CALM = 0.25  # a price with a relative spread above this was disturbed
+SPOILT = 1e3  # the spread of a price that came out as less than nothing
 DISTURBED = 1.3  # a round whose probe took this many times the best probe's time is left out
 
 
@@ -94,7 +94,7 @@ def _timed(segments: Callable[[], Sequence[int]], progress: Callable[[int, int],
             progress(number + 1, ROUNDS)
     best = min(probe for _, probe in rounds)
     calm = [taken for taken, probe in rounds if probe <= DISTURBED * best]
-    entering = min(empty for _, empty, *_ in calm)
+    entering = min(taken[1] for taken, _ in rounds)  # one undisturbed entry is enough
     return [_summary([taken - entering for taken in own]) for own in zip(*(own for _, _, *own in calm), strict=True)]
 
 
@@ -122,7 +122,7 @@ def _summary(samples: Sequence[float]) -> Price:
     middle = statistics.median(samples)
     ordered = sorted(samples)
     low, high = ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
-    return Price(max(int(middle), 1), (high - low) / middle if middle > 0 else math.inf)
+    return Price(max(int(middle), 1), (high - low) / middle if middle > 0 else SPOILT)
 
 
 def _probe() -> int:

@@ -27,9 +27,17 @@ def test_one_slow_entry_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     assert found == [Price(2000, 0.0)]
 
 
+def test_one_undisturbed_entry_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where only a round with a slow entry is calm."""
+    monkeypatch.setattr(pricing, "ROUNDS", 2)
+    probes, rounds = iter([1000, 5000]), iter([[15_000, 40_000, 6000], [15_000, 4000, 90_000]])
+    monkeypatch.setattr(pricing, "_probe", lambda: next(probes))
+    assert pricing._timed(lambda: next(rounds), None) == [Price(2000, 0.0)]
+
+
 def test_less_than_nothing_is_no_price(monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = prices([[15_000, 40_000, 6000]] * 5, monkeypatch)
-    assert found.time_ns == 1 and not found.calm
+    assert found.time_ns == 1 and not found.calm and found.spread < float("inf")  # a table holds finite numbers
 
 
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
