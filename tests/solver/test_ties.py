@@ -30,7 +30,8 @@ def test_the_smaller_of_equal_plans(slow_ns: int, smaller: int) -> None:
 def test_against_brute_force() -> None:
     met = 0
     for seed in range(200):
-        table, budget = small_table(seed), small_budget(small_table(seed), seed)
+        table = small_table(seed)
+        budget = small_budget(table, seed)
         wish = resolve(table, budget)
         if wish.objective != "latency" or table.ring_depth > 2:
             continue

@@ -1,5 +1,7 @@
 """What a kernel is said to take is its own time: entering a segment is no part of it, nor is what came before."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from adaflex import pricing
@@ -9,11 +11,14 @@ from adaflex.passes.menu import Machine
 from adaflex.pricing import Price, Spec
 from adaflex.solver.table import Encoding
 
+SIZES = ((64, 64), (256, 64), (64, 256))
 
-def prices(rounds: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> list[Price]:
+
+def prices(rounds: list[list[int]], monkeypatch: pytest.MonkeyPatch, probes: Sequence[int] = ()) -> list[Price]:
+    """The prices of rounds' segments, given what the probes took: all the same, if nothing is said."""
     monkeypatch.setattr(pricing, "ROUNDS", len(rounds))
-    monkeypatch.setattr(pricing, "_probe", lambda: 1000)
-    left = iter(rounds)
+    left, taken = iter(rounds), iter(probes or [1000] * len(rounds))
+    monkeypatch.setattr(pricing, "_probe", lambda: next(taken))
     return pricing._timed(lambda: next(left), None)
 
 
@@ -29,10 +34,8 @@ def test_one_slow_entry_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_one_undisturbed_entry_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where only a round with a slow entry is calm."""
-    monkeypatch.setattr(pricing, "ROUNDS", 2)
-    probes, rounds = iter([1000, 5000]), iter([[15_000, 40_000, 6000], [15_000, 4000, 90_000]])
-    monkeypatch.setattr(pricing, "_probe", lambda: next(probes))
-    assert pricing._timed(lambda: next(rounds), None) == [Price(2000, 0.0)]
+    found = prices([[15_000, 40_000, 6000], [15_000, 4000, 90_000]], monkeypatch, (1000, 5000))
+    assert found == [Price(2000, 0.0)]
 
 
 def test_less_than_nothing_is_no_price(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +50,3 @@ def test_small_kernels_have_prices() -> None:
     found = pricing.price(specs, Machine(isa(), 1, "cpu", cpu()[0]))
     for spec, price in found.items():
         assert price.time_ns * 1000 >= spec.k * spec.n * spec.rows, (spec, price)
-
-
-SIZES = ((64, 64), (256, 64), (64, 256))
