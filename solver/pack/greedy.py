@@ -20,7 +20,6 @@ from adaflex.solver.pack.problem import (
     fullest,
     height_of,
     live_sums,
-    lower_bound,
     offsets_of,
     problem,
 )
@@ -50,7 +49,7 @@ def pack(
     """
     begin = time.perf_counter()
     task = problem(buffers, alignment=alignment, separate=separate)
-    bound = lower_bound(task)
+    bound = task.lower_bound
     places, name = portfolio(task, bound if capacity is None else max(bound, capacity))
     return packing_of(task, places, (bound, capacity), method=f"greedy by {name}", seconds=time.perf_counter() - begin)
 

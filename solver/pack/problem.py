@@ -61,6 +61,13 @@ class Problem:
         return found
 
     @cached_property
+    def lower_bound(self) -> int:
+        """No packing is lower: the most bytes alive at once, the largest size, and the highest end of a pinned item."""
+        ends = np.where(self.size > 0, np.maximum(self.pin, 0) + self.size, 0)
+        stacked = fullest(self)[0] if self.sections else 0
+        return max(stacked, int(ends.max(initial=0)))
+
+    @cached_property
     def spans(self) -> list[tuple[Span, ...]]:
         """Runs of each item."""
         runs = list(zip(self.run_low.tolist(), self.run_high.tolist(), strict=True))
@@ -261,13 +268,6 @@ def live_sums(task: Problem, sizes: Ints | None = None) -> Ints:
     return np.cumsum(change[:-1])
 
 
-def lower_bound(task: Problem) -> int:
-    """No packing is lower: the most bytes alive at once, the largest size, and the highest end of a pinned item."""
-    ends = np.where(task.size > 0, np.maximum(task.pin, 0) + task.size, 0)
-    stacked = fullest(task)[0] if task.sections else 0
-    return max(stacked, int(ends.max(initial=0)))
-
-
 def fullest(task: Problem) -> tuple[int, int, Ints]:
     """(bytes, section, items) of the highest stack that must stand somewhere; the items are those live there.
 
@@ -346,5 +346,5 @@ def height_of(task: Problem, places: Sequence[int] | Ints) -> int:
 
 __all__ = [
     "MOST", "Problem", "Span", "backwards", "busiest", "check_buffer", "fullest", "height_of", "live_sums",
-    "lower_bound", "offsets_of", "problem", "sections_of",
+    "offsets_of", "problem", "sections_of",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ from adaflex.solver.pack.library import library
 from adaflex.solver.pack.lower import Found, order_search, outward, push_out
 from adaflex.solver.pack.packing import Packing, PackStatus
 from adaflex.solver.pack.parts import LARGE, clash, components, pairs_of, part_of, plain, round_sizes, searchable
-from adaflex.solver.pack.problem import Problem, height_of, lower_bound, offsets_of, problem
+from adaflex.solver.pack.problem import Problem, height_of, offsets_of, problem
 from adaflex.solver.pack.sums import Sums
 from adaflex.solver.pack.twin import Twin
 from adaflex.solver.table import Buffer
@@ -68,7 +68,7 @@ def pack(
         return Packing(status, offsets, first.height, first.bound, capacity, seconds=seconds, method="greedy")
     task = problem(buffers, alignment=alignment, separate=separate, joined=joined)
     clock = Clock(begin + time_limit_s, node_limit)
-    bound = lower_bound(task)
+    bound = task.lower_bound
     if capacity is not None and bound > capacity:
         names, reason = too_much(task, capacity)
         seconds = time.perf_counter() - begin
@@ -143,14 +143,14 @@ def solve_task(
     if task.count > LARGE:
         return solve_large(task, capacity, clock, how)
     groups = components(task)
-    bound = lower_bound(task)
+    bound = task.lower_bound
     enough = bound if capacity is None else capacity
     trials = iter([lambda below: places]) if places else quick_trials(task, engine(task, how[1]), enough)
     whole, heights = quick(task, trials, groups, enough)
     if whole is None or whole.height <= enough:
         return whole if whole is None else replace(whole, bound=bound)
     parts = [(part_of(task, members), members, high) for members, high in zip(groups, heights, strict=False)]
-    floors = [lower_bound(part) for part, _, _ in parts]
+    floors = [part.lower_bound for part, _, _ in parts]
     idle = int(np.where(task.idle & (task.size > 0), np.maximum(task.pin, 0) + task.size, 0).max(initial=0))
     whole.height, whole.bound = idle, idle
     order = sorted(range(len(parts)), key=lambda k: -floors[k])
@@ -175,7 +175,7 @@ def solve_task(
 
 def solve_large(task: Problem, capacity: int | None, clock: Clock, how: tuple[int, bool, int]) -> Found | None:
     """A sweep over time, then greedy orders as long as time lasts."""
-    bound = lower_bound(task)
+    bound = task.lower_bound
     if clash(task):
         return None
     core = engine(task, how[1])
@@ -308,7 +308,7 @@ def question(
 
 def greedy_portfolio(task: Problem, core: Core | Twin, enough: int, clock: Clock, found: Found) -> None:
     """Try all orders and two fits, as many as time allows."""
-    bound = lower_bound(task)
+    bound = task.lower_bound
     names = ["balanced", *ORDERS] if task.count > MANY else [*ORDERS, "balanced"]
     for name, order in ordered(task, names):
         for tight in (False, True):
@@ -360,7 +360,7 @@ def lower_height(task: Problem, asker: Asker, found: Found, enough: int, clock: 
 
 def blame(task: Problem, capacity: int, clock: Clock, how: tuple[int, bool, int]) -> tuple[tuple[str, ...], str]:
     """Buffers that cannot be packed together, none of them superfluous as far as time allowed to try."""
-    if lower_bound(task) > capacity:
+    if task.lower_bound > capacity:
         return too_much(task, capacity)
     kept = list(range(task.count))
     block = max(1, len(kept) // 2)

@@ -11,7 +11,7 @@ from adaflex.solver.pack.at_once import MOST, pack_at_once
 from adaflex.solver.pack.generate import guillotine, lives
 from adaflex.solver.pack.library import library
 from adaflex.solver.pack.parts import components
-from adaflex.solver.pack.problem import lower_bound, problem
+from adaflex.solver.pack.problem import problem
 from adaflex.solver.pack.validate import validate
 from adaflex.solver.table import Buffer
 
@@ -34,7 +34,7 @@ def test_as_low_as_orders_one_by_one(alignment: int) -> None:
         buffers = some_buffers(seed) if seed % 3 else lives(50 + 3 * seed, 12, seed)
         made = pack_at_once(buffers, None, alignment)
         task = problem(buffers, alignment=alignment)
-        assert made is not None and made.bound == lower_bound(task)
+        assert made is not None and made.bound == task.lower_bound
         trials = search_file.quick_trials(task, search_file.engine(task, True), made.bound)
         found, _ = search_file.quick(task, trials, components(task), made.bound)
         assert found is not None and found.height == made.height

@@ -9,7 +9,7 @@ from adaflex.solver.pack.core import Core
 from adaflex.solver.pack.generate import lives
 from adaflex.solver.pack.greedy import pack as greedy
 from adaflex.solver.pack.library import library
-from adaflex.solver.pack.problem import height_of, lower_bound, offsets_of, problem
+from adaflex.solver.pack.problem import height_of, offsets_of, problem
 from adaflex.solver.pack.search import pack
 from adaflex.solver.pack.validate import validate
 from adaflex.solver.table import Buffer
@@ -44,22 +44,22 @@ def with_empty_ones(buffers: list[Buffer]) -> list[Buffer]:
 def test_lower_and_lower_and_valid(change: Callable[[list[Buffer]], list[Buffer]]) -> None:
     buffers = change(lives(1200, 60, 3))
     task, core = problem(buffers), core_of(buffers)
-    first, used = core.outward(None, (lower_bound(task), 0), (1, FOREVER), 0)
+    first, used = core.outward(None, (task.lower_bound, 0), (1, FOREVER), 0)
     assert first is not None and used > 0
     assert not validate(buffers, dict(offsets_of(task, first)))
     high = height_of(task, first)
-    lower, used = core.outward(first, (lower_bound(task), high), (50_000, FOREVER), 0)
+    lower, used = core.outward(first, (task.lower_bound, high), (50_000, FOREVER), 0)
     assert lower is not None and height_of(task, lower) < high and used >= 50_000
     assert not validate(buffers, dict(offsets_of(task, lower)))
-    again, _ = core.outward(first, (lower_bound(task), high), (50_000, FOREVER), 0)
+    again, _ = core.outward(first, (task.lower_bound, high), (50_000, FOREVER), 0)
     assert again == lower
-    assert core.outward(lower, (lower_bound(task), height_of(task, lower)), (1, FOREVER), 0)[0] is None
+    assert core.outward(lower, (task.lower_bound, height_of(task, lower)), (1, FOREVER), 0)[0] is None
 
 
 def test_a_loose_goal_is_met_at_once() -> None:
     buffers = lives(1200, 60, 1)
     task, core = problem(buffers), core_of(buffers)
-    most = int(1.05 * lower_bound(task))
+    most = int(1.05 * task.lower_bound)
     places, used = core.outward(None, (most, 0), (1 << 60, FOREVER), 0)
     assert places is not None and height_of(task, places) <= most and used < 5000
 

@@ -15,7 +15,7 @@ from adaflex.solver.pack.generate import guillotine, lives, pinwheel
 from adaflex.solver.pack.greedy import pack as greedy
 from adaflex.solver.pack.library import library
 from adaflex.solver.pack.parts import plain
-from adaflex.solver.pack.problem import height_of, lower_bound, offsets_of, problem
+from adaflex.solver.pack.problem import height_of, offsets_of, problem
 from adaflex.solver.pack.search import pack
 from adaflex.solver.pack.twin import Twin
 from adaflex.solver.pack.validate import validate
@@ -189,7 +189,7 @@ def test_bounds_count_what_alignment_leaves_empty() -> None:
             for i in range(5)
         ]
         least, task = brute_height(buffers), problem(buffers)
-        bound, plain_bound = lower_bound(task), lower_bound(problem([replace(b, alignment=1) for b in buffers]))
+        bound, plain_bound = task.lower_bound, problem([replace(b, alignment=1) for b in buffers]).lower_bound
         assert least is not None and plain_bound <= bound <= least, seed
         raised, met = raised + (bound > plain_bound), met + (bound == least)
         below = pack(buffers, capacity=bound - 1)
@@ -224,7 +224,7 @@ def test_pushing_out_lowers_and_stays_valid(kind: str) -> None:
     core = Core(task, lib)
     start = core.greedy(np.argsort(-task.size, kind="stable"), False)
     assert start is not None
-    height, bound = height_of(task, start), lower_bound(task)
+    height, bound = height_of(task, start), task.lower_bound
     goal = height - (height - bound) // 10
     places, used = core.eject(start, goal, 200_000, 20.0)
     assert used > 0 and places is not None and height_of(task, places) <= goal

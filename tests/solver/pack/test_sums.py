@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adaflex.solver.pack.core import ALL_RULES, RULES, common_unit
 from adaflex.solver.pack.library import library
 from adaflex.solver.pack.parts import components, part_of, round_sizes
-from adaflex.solver.pack.problem import Problem, lower_bound, problem
+from adaflex.solver.pack.problem import Problem, problem
 from adaflex.solver.pack.search import pack
 from adaflex.solver.pack.sums import Sums, spread, without_one
 from adaflex.solver.pack.validate import validate
@@ -46,10 +46,10 @@ def coarse(kind: str, seed: int) -> tuple[list[Buffer], Pairs]:
 
 def raised(task: Problem) -> int:
     """The bound of a whole problem by sums alone."""
-    best = lower_bound(task)
+    best = task.lower_bound
     for members in components(task):
         part = part_of(task, members)
-        best = max(best, Sums(part).raised(lower_bound(part), 1 << 40))
+        best = max(best, Sums(part).raised(part.lower_bound, 1 << 40))
     return best
 
 
@@ -62,7 +62,7 @@ def test_bounds_against_brute_force(kind: str) -> None:
         if least is None:
             continue
         task = problem(buffers, separate=separate)
-        before, bound = lower_bound(task), raised(task)
+        before, bound = task.lower_bound, raised(task)
         assert before <= bound <= least, seed
         short, above, met = short + (before < least), above + (bound > before), met + (before < bound == least)
     if kind == "pins":
@@ -108,7 +108,7 @@ def test_a_pin_leaves_room_for_one() -> None:
     """Below the pin there is room for one of 4; the other lies above: 14, of which 11 are alive."""
     buffers = [Buffer("pin", 3, 0, 2, offset=7), Buffer("a", 4, 0, 2), Buffer("b", 4, 0, 2)]
     task = problem(buffers)
-    assert lower_bound(task) == 11 and raised(task) == 14
+    assert task.lower_bound == 11 and raised(task) == 14
     assert Sums(task).raised(11, 13) == 13 and Sums(task).raised(14, 14) == 14
     assert Sums(task, left=100).raised(11, 20) == 11, "no work, no answer"
 
@@ -127,7 +127,7 @@ def test_units_that_do_not_agree_with_alignments() -> None:
 def test_nothing_ends_at_a_height_that_is_no_sum() -> None:
     buffers = [Buffer(f"b{i}", 6, 0, 2, alignment=1 if i % 2 else 10) for i in range(5)]
     task = problem(buffers)
-    assert lower_bound(task) == 30, "all alive; three of them at multiples of 10 end at 26 or higher"
+    assert task.lower_bound == 30, "all alive; three of them at multiples of 10 end at 26 or higher"
     assert raised(task) == 32 and pack(buffers, time_limit_s=20).bound == 36 == brute_height(buffers)
 
 
