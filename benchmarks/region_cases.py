@@ -21,10 +21,10 @@ from adaflex.passes.export_door import from_export
 from adaflex.passes.menu import Machine
 from adaflex.passes.sites import find_sites
 from adaflex.runtime.layout import read, written
-from adaflex.runtime.program import AttentionStep, GemmStep, Phase, Program, RowStep, Segment, Slot, Step
+from adaflex.runtime.program import AttentionStep, GemmStep, Phase, Program, RowStep, Segment, Slot, Step, WindowStep
 from adaflex.solver.table import Encoding
 
-EVERY = (RowStep, GemmStep, AttentionStep)
+EVERY = (RowStep, GemmStep, AttentionStep, WindowStep)
 HEADS, HEAD_WIDTH = 12, 32
 
 

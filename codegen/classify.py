@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from adaflex.codegen.scalar_ops import BOOL_ONLY, POINTWISE
+from adaflex.passes.windows import WINDOWS
 
 FORMS: Mapping[torch.dtype, str] = {
     torch.float32: "f32",
@@ -33,7 +34,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 LOADABLE = (*FLOATS, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool)
 VIEWS = (
     "view reshape _unsafe_view transpose t permute unsqueeze squeeze expand select slice alias detach unflatten "
-    "lift_fresh_copy"
+    "flatten lift_fresh_copy"
 ).split()
 SPLITS = ("split", "split_with_sizes", "chunk", "unbind")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
@@ -95,13 +96,15 @@ def linear_of(node: fx.Node) -> Linear | None:
 
 
 def kind_of(node: fx.Node) -> str:
-    """input, constant, size, view, split, point, reduce, fold, embedding, linear, attention, library or output."""
+    """input, constant, size, view, split, point, reduce, fold, embedding, linear, attention, window, library, output"""
     if node.op == "placeholder":
         return "constant" if "constant" in node.meta else "input"
     if node.op != "call_function":
         return "output" if node.op == "output" else "library"
     if is_size(node):
         return "size"
+    if node.target is WINDOWS:
+        return "window"
     name = op_name(node)
     if not name:
         return "split" if _is_split_item(node) else "library"

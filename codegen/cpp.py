@@ -15,6 +15,7 @@ from adaflex.codegen.cpp_attention import attention_scratch, attention_text, tru
 from adaflex.codegen.cpp_region import C_TYPE, Body, size_text
 from adaflex.codegen.cpp_rows import RowPrinter, form_function
 from adaflex.codegen.cpp_waiting import Waiting
+from adaflex.codegen.cpp_windows import window_text
 from adaflex.native import Common
 from adaflex.runtime.program import (
     ITEM_BYTES,
@@ -25,6 +26,7 @@ from adaflex.runtime.program import (
     RowStep,
     Segment,
     Step,
+    WindowStep,
 )
 from adaflex.runtime.region import evaluate
 
@@ -45,6 +47,8 @@ def render(program: Program) -> str:
     headers = sorted({step.header for step in program.steps if isinstance(step, GemmStep)})
     if any(isinstance(step, AttentionStep) for step in program.steps):
         headers.append("attention.h")
+    if any(isinstance(step, WindowStep) for step in program.steps):
+        headers.append("windows.h")
     lines = ['#include "driver.h"', *(f'#include "{header}"' for header in headers)]
     scratch: dict[str, None] = {}
     bodies = _Bodies()
@@ -63,7 +67,8 @@ def common(program: Program) -> Common:
     """
     found = {_tiles(step.function) for step in program.steps if isinstance(step, GemmStep)}
     found |= {_tiles(f"attention<{truth(step.bf16)}>") for step in program.steps if isinstance(step, AttentionStep)}
-    return Common(("driver.h", "gemm.h", "attention.h"), tuple(sorted(found)))
+    found |= {_tiles("windows") for step in program.steps if isinstance(step, WindowStep)}
+    return Common(("driver.h", "gemm.h", "attention.h", "windows.h"), tuple(sorted(found)))
 
 
 def tiles_macro(function: str) -> str:
@@ -129,6 +134,8 @@ def _step(program: Program, step: Step, scratch: dict[str, None]) -> list[str]:
     if isinstance(step, AttentionStep):
         scratch[attention_scratch(step, program)] = None
         return attention_text(step, program)
+    if isinstance(step, WindowStep):
+        return window_text(step, program)
     return []
 
 
@@ -207,6 +214,8 @@ def _loop(program: Program, name: str, loop: Loop) -> list[str]:
 def _written(step: Step) -> tuple[int, ...]:
     if isinstance(step, RowStep | GemmStep):
         return tuple(store.slot for store in step.region.stores)
+    if isinstance(step, WindowStep):
+        return (step.out,)
     return (step.out.slot,) if isinstance(step, AttentionStep) else ()
 
 

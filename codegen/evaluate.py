@@ -15,7 +15,8 @@ import numpy as np
 from adaflex.codegen.evaluate_attention import evaluate_attention
 from adaflex.codegen.evaluate_forms import read_form, read_weight, write_form
 from adaflex.codegen.evaluate_region import STORAGE, Array, evaluate_region, narrow
-from adaflex.runtime.program import ITEM_BYTES, AttentionStep, GemmStep, Program, RowStep, Segment, Step
+from adaflex.codegen.evaluate_windows import evaluate_windows
+from adaflex.runtime.program import ITEM_BYTES, AttentionStep, GemmStep, Program, RowStep, Segment, Step, WindowStep
 from adaflex.runtime.region import Region, evaluate
 
 
@@ -116,6 +117,8 @@ def evaluate_step(step: Step, memory: Memory, symbols: dict[str, int]) -> None:
         result = evaluate_attention(step, _Slots(memory), symbols)
         view = _written(step, memory, symbols, result.shape)
         view[...] = narrow(result, memory.form(step.out.slot))
+    elif isinstance(step, WindowStep):
+        memory.write(step.out, evaluate_windows(step, _Slots(memory), symbols))
 
 
 class _Slots(dict[int, Array]):

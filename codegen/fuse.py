@@ -26,7 +26,7 @@ class Unit:
     """A region in the making. ``space`` is the shape it walks: rows are all but the last axis."""
 
     number: int
-    kind: str  # "rows", "fold", "linear", "attention", "library", "copy"
+    kind: str  # "rows", "fold", "linear", "attention", "window", "library", "copy"
     space: tuple[Size, ...]
     nodes: list[fx.Node]
     needs: set[int] = field(default_factory=set)
@@ -46,7 +46,7 @@ class Fuser:
         """All units, in an order in which they can run."""
         for node in self.graph.nodes:
             kind = self.kinds[node]
-            if kind in ("linear", "attention", "library"):
+            if kind in ("linear", "attention", "window", "library"):
                 self._open(kind, node, self.sizes(node) if kind == "linear" else ())
             elif kind in ("view", "split") and self.base_of(node) is node and op_name(node) not in SPLITS:
                 self._open("copy", node, ())

@@ -19,6 +19,7 @@ from adaflex.codegen.draft import Assignment, ConstantUse, Draft, Read, StepRows
 from adaflex.codegen.fuse import Fuser, Unit
 from adaflex.codegen.gather import gather
 from adaflex.codegen.lower_attention import attention_views, lower_attention, products_are_bf16
+from adaflex.codegen.lower_windows import lower_windows
 from adaflex.codegen.regions import RegionBuilder, build_nodes, fold_value, reads_of
 from adaflex.codegen.scalar_ops import Value
 from adaflex.codegen.sizes import known, same
@@ -230,7 +231,7 @@ class Lowering:
         for node in outputs:
             view = self.views.of(node)
             unit = self.unit_of.get(view.node)
-            own = unit is not None and unit.kind in ("rows", "fold", "linear", "copy")
+            own = unit is not None and unit.kind in ("rows", "fold", "linear", "window", "copy")
             if own and is_whole(view, self.capture.sizes(view.node)) and (view.node, PLAIN) not in self.stored:
                 slot = self._new(view.node, PLAIN, "output")
                 self.slots[slot] = replace(self.slots[slot], shape=view.shape)
@@ -262,6 +263,8 @@ class Lowering:
             self._gemm(unit)
         elif unit.kind == "attention":
             lower_attention(self, unit.nodes[0], self._bf16(unit.nodes[0]))
+        elif unit.kind == "window":
+            lower_windows(self, unit.nodes[0])
         elif unit.kind == "copy":
             self._copy(unit.nodes[0])
         else:

@@ -13,8 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from adaflex.codegen.draft import Draft, StepRows
-from adaflex.codegen.sizes import divides, known, same
-from adaflex.runtime.program import AttentionStep, GemmStep, LibraryStep, Loop, Phase, RowStep, Segment, Slot, Step
+from adaflex.codegen.sizes import is_multiple, known, same
+from adaflex.runtime.program import (
+    AttentionStep,
+    GemmStep,
+    LibraryStep,
+    Loop,
+    Phase,
+    RowStep,
+    Segment,
+    Slot,
+    Step,
+    WindowStep,
+)
 from adaflex.runtime.region import Size
 
 CACHE_BYTES = 512 << 10  # what a block's rows may fill of a core's second-level cache
@@ -95,12 +106,12 @@ def common_lead(draft: Draft) -> Size:
 
 def _groups(walk: StepRows, batch: Size) -> Size:
     """How many groups a segment that begins with this step has."""
-    return batch if divides(walk.rows, batch) is not None else walk.lead
+    return batch if is_multiple(walk.rows, batch) else walk.lead
 
 
 def _belongs(segment: _Segment, draft: Draft, number: int, walk: StepRows, batch: Size) -> bool:
     """Can the step run group by group with the segment?"""
-    if not same(segment.groups, _groups(walk, batch)) or divides(walk.rows, segment.groups) is None:
+    if not same(segment.groups, _groups(walk, batch)) or not is_multiple(walk.rows, segment.groups):
         return False
     aligned_lead = same(walk.lead, segment.groups) or known(segment.groups) == 1
     for read in draft.reads[number]:
@@ -138,6 +149,8 @@ def written(step: Step) -> tuple[int, ...]:
         return tuple(store.slot for store in step.region.stores)
     if isinstance(step, AttentionStep):
         return (step.out.slot,)
+    if isinstance(step, WindowStep):
+        return (step.out,)
     return tuple(slot for slot in step.outputs if slot >= 0)
 
 

@@ -73,18 +73,31 @@ def divides(size: Size, by: Size) -> Size | None:
     top, bottom = polynomial(size), polynomial(by)
     if len(bottom) != 1:
         return 1 if top == bottom and bottom else None
+    quotient = _quotient(top, bottom)
+    if quotient is None or any("(" in name for names in quotient for name in names):
+        return None
+    parts = [_product((count, *names)) for names, count in quotient.items()]
+    return 0 if not parts else parts[0] if len(parts) == 1 else ("+", *parts)
+
+
+def is_multiple(size: Size, of: Size) -> bool:
+    """Is ``size`` a multiple of ``of``, as far as the sizes' texts show? Also where no text of the quotient is at hand,
+    because a division stands in it."""
+    top, bottom = polynomial(size), polynomial(of)
+    return bool(bottom) and (top == bottom or (len(bottom) == 1 and _quotient(top, bottom) is not None))
+
+
+def _quotient(top: Polynomial, bottom: Polynomial) -> Polynomial | None:
+    """A polynomial over a single monomial that divides all of its own; else None."""
     ((atoms, count),) = bottom.items()
-    parts: list[Size] = []
+    found: Polynomial = {}
     for monomial, factor in top.items():
         rest = Counter(monomial)
         rest.subtract(atoms)
         if min(rest.values(), default=0) < 0 or factor % count:
             return None
-        names = tuple(rest.elements())
-        if any("(" in name for name in names):
-            return None
-        parts.append(_product((factor // count, *names)))
-    return 0 if not parts else parts[0] if len(parts) == 1 else ("+", *parts)
+        found[tuple(rest.elements())] = factor // count
+    return found
 
 
 def _product(parts: Sequence[Size]) -> Size:

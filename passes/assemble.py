@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ from adaflex.passes.clean.fold import ancestors, bytes_of, folds
 from adaflex.passes.clean.remove import root
 from adaflex.passes.clean.tools import is_constant
 from adaflex.passes.sizes import Size, size_of
+from adaflex.passes.windows import WINDOWS
 
 log = logging.getLogger("adaflex.passes")
 
@@ -90,7 +92,9 @@ def assemble(traced: Traced) -> tuple[Capture, tuple[Tensor, ...]]:
 def _refuse_foreign(graph: fx.Graph) -> None:
     """Operators that a library registered run only where that library is loaded: no program can hold them."""
     for node in graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in ("aten", "prims"):
+        if node.target is WINDOWS or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if node.target.namespace not in ("aten", "prims"):
             raise CaptureError(
                 f"operator '{node.target}' is neither ATen nor known here; use a form of the model that is written in "
                 "PyTorch's own operators"
@@ -197,7 +201,10 @@ class _Describer:
             return self.source(old.name, new.name)
         made_of = [self.source(each.name, each.name) for each in ancestors(old)]
         value = old.meta["val"]
-        like = [each for each in made_of if each.is_parameter and each.shape == tuple(value.shape)]
+        given = [each for each in made_of if each.is_parameter]
+        like = [each for each in given if each.shape == tuple(value.shape)]
+        if not like and value.dim() > 1:  # a weight rearranged: a convolution's as that of a linear
+            like = [each for each in given if prod(each.shape) == value.numel()]
         main = like[0] if len(like) == 1 or (like and old.meta["val"].dim() > 1) else None
         name = self._name(main, made_of)
         viewed = root(old)

@@ -7,7 +7,7 @@ for: codes are held, plain casts made anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -143,13 +143,13 @@ class Encoder:
         if self._last_mlp is None or self._last_mlp[0] != mlp.id:
             name = self.sites.uses[mlp.down][0]
             x: Any = cursor.node(name).args[0]
-            self._last_mlp = (mlp.id, self._statistics([values[x] for values in cursor.ahead(name)]))
+            self._last_mlp = (mlp.id, self._statistics(values[x] for values in cursor.ahead(name)))
         return self._last_mlp[1]
 
     def _weight(self, site: str) -> Tensor:
         return self.sites.weight(self.weights, site).detach().float()
 
-    def _statistics(self, inputs: Sequence[Any]) -> Statistics:
+    def _statistics(self, inputs: Iterable[Any]) -> Statistics:
         mask = self.data.mask
         masks = [None if mask is None else call[mask] for call in self.data.fit]
         return statistics(zip(inputs, masks, strict=True))
@@ -184,7 +184,7 @@ class Encoder:
         x: Any = cursor.node(name).args[0]
         if self._last is None or self._last[0] is not x:
             before = cursor.values if name == first else cursor.ahead(name)  # a tied table is looked up first
-            self._last = (x, self._statistics([values[x] for values in before]))
+            self._last = (x, self._statistics(values[x] for values in before))
         found = repair_gram(self._last[1])
         if found is None:
             self._say_few(self._last[1], site)

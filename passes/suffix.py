@@ -7,6 +7,7 @@ that are alive there, one set per call; from there it runs to the end with some 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -14,8 +15,26 @@ from torch import fx
 from torch.fx.node import map_arg
 
 from adaflex.passes.capture import Capture, Weights
+from adaflex.passes.windows import WINDOWS
 
-Values: TypeAlias = dict[fx.Node, Any]
+
+@dataclass(frozen=True)
+class _Later:
+    """A call that is made whenever its result is read."""
+
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+class Values(dict[fx.Node, Any]):
+    """Values by node. Patches are made when they are read: held, they would be as many times their image as a window
+    has taps, for every call at once."""
+
+    def __getitem__(self, node: fx.Node) -> Any:
+        value = super().__getitem__(node)
+        return value.target(*value.args) if isinstance(value, _Later) else value
+
+
 Change: TypeAlias = Callable[[Values], Any]
 """Computes a node's value from the values alive before it."""
 
@@ -30,7 +49,7 @@ class Cursor:
         self.position = len(capture.constants) + len(capture.inputs)
         self._dead = _last_uses(self.nodes)
         placeholders = self.nodes[: self.position]
-        self.values: list[Values] = [dict(zip(placeholders, (*weights, *call), strict=True)) for call in calls]
+        self.values = [Values(zip(placeholders, (*weights, *call), strict=True)) for call in calls]
 
     def node(self, name: str) -> fx.Node:
         """The node of that name."""
@@ -49,7 +68,7 @@ class Cursor:
 
     def ahead(self, name: str) -> list[Values]:
         """The values alive before the node of that name, for every call; the cursor stays where it is."""
-        found = [dict(values) for values in self.values]
+        found = [Values(values) for values in self.values]
         with torch.no_grad():
             for values in found:
                 for index in range(self.position, self.place[name]):
@@ -58,7 +77,7 @@ class Cursor:
 
     def run(self, call: int, changes: Mapping[fx.Node, Change]) -> list[Any]:
         """The graph's outputs for one call, with these nodes computed otherwise (none of them behind the cursor)."""
-        values = dict(self.values[call])
+        values = Values(self.values[call])
         with torch.no_grad():
             for index in range(self.position, len(self.nodes) - 1):
                 self._step(index, values, changes)
@@ -67,12 +86,17 @@ class Cursor:
     def _step(self, index: int, values: Values, changes: Mapping[fx.Node, Change]) -> None:
         node = self.nodes[index]
         change = changes.get(node)
-        values[node] = evaluate(self.module, node, values) if change is None else change(values)
+        if change is not None:
+            values[node] = change(values)
+        elif node.target is WINDOWS and node.args[2] == "patches":
+            values[node] = _Later(WINDOWS, map_arg(node.args, values.__getitem__))
+        else:
+            values[node] = evaluate(self.module, node, values)
         for each in self._dead[index]:
             values.pop(each, None)
 
 
-def evaluate(module: fx.GraphModule, node: fx.Node, values: Values) -> Any:
+def evaluate(module: fx.GraphModule, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
     """One node's value."""
     args = map_arg(node.args, values.__getitem__)
     kwargs = map_arg(node.kwargs, values.__getitem__)

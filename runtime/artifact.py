@@ -38,8 +38,9 @@ from adaflex.runtime.artifact_file import (
 )
 from adaflex.runtime.artifact_json import dumps, loads
 from adaflex.runtime.bounds import check_bounds
-from adaflex.runtime.program import FORMAT_VERSION, STREAMED_VERSION, Constant, Program
-from adaflex.runtime.program_json import from_plain, integer, many, one_of, record, text, to_plain
+from adaflex.runtime.json_readers import integer, many, one_of, record, text
+from adaflex.runtime.program import FORMAT_VERSION, STREAMED_VERSION, WITH_WINDOWS, Constant, Program, WindowStep
+from adaflex.runtime.program_json import from_plain, to_plain
 from adaflex.runtime.stream import REQUEST, Stream
 
 Bytes = NDArray[np.uint8]
@@ -75,7 +76,8 @@ _HEADER_KEYS = {"format", "manifest", "native", "program", "weights"}
 
 def version_of(program: Program) -> int:
     """The format that a program needs: the older one where it will do."""
-    return STREAMED_VERSION if program.blocks else FORMAT_VERSION
+    version = STREAMED_VERSION if program.blocks else FORMAT_VERSION
+    return version + WITH_WINDOWS * any(isinstance(step, WindowStep) for step in program.steps)
 
 
 def write(
@@ -203,6 +205,8 @@ def read(path: Path | str, library: KernelLibrary, trust: str | bool | None = No
         raise ArtifactError(f"the header of '{path}' does not fill whole pages; no AdaFlex wrote it")
     value = _object(loads(raw, f"the header of '{path}'"), path, preamble.version)
     program = from_plain(value["program"])
+    if version_of(program) != preamble.version:
+        raise ArtifactError(f"'{path}' says that it has format {preamble.version} and holds another; it is damaged")
     weights = _SECTION(value["weights"], "weights")
     streamed = [_SECTION(value["streamed"], "streamed")] if "streamed" in value else []
     native = many(_SECTION, 64)(value["native"], "native")
@@ -237,7 +241,7 @@ def _open(path: Path) -> tuple[Bytes, Stream]:
 
 
 def _object(value: Any, path: Path, version: int) -> dict[str, Any]:
-    keys = _HEADER_KEYS | ({"streamed"} if version == STREAMED_VERSION else set())
+    keys = _HEADER_KEYS | ({"streamed"} if version in (STREAMED_VERSION, STREAMED_VERSION + WITH_WINDOWS) else set())
     if type(value) is not dict or value.keys() != keys or type(value["manifest"]) is not dict:
         raise ArtifactError(f"the header of '{path}' does not have the entries {', '.join(sorted(keys))}")
     if type(value["format"]) is not int or value["format"] != version:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from adaflex.errors import ArtifactError
-from adaflex.runtime.bounds import fault
+from adaflex.runtime.extents import fault
 from adaflex.runtime.layout import read, touched, written
 from adaflex.runtime.library import resolve
 from adaflex.runtime.program import (
@@ -26,6 +26,7 @@ from adaflex.runtime.program import (
     RowStep,
     Segment,
     Step,
+    WindowStep,
 )
 from adaflex.runtime.region import BINARY, FOLD, PANELS, REDUCE, TERNARY, UNARY, Region, Size
 from adaflex.runtime.streaming_check import check_streamed
@@ -36,6 +37,7 @@ HEADER = re.compile(r"[a-z0-9_]+\.h")
 SYMBOL = re.compile(r"[a-z][a-z0-9_]{0,30}")
 FORM = re.compile(r"(u8t|u8g(32|64|128)|bf16)(-h(64|128))?")
 TIERS = ("memory", "disk")
+MOST_TAPS = 1 << 16  # of a window
 ARITY = {
     **dict.fromkeys((*UNARY, *REDUCE, *FOLD, "load"), 1),
     **dict.fromkeys(BINARY, 2),
@@ -79,6 +81,8 @@ def check_program(program: Program, weight_bytes: int, library: KernelLibrary, s
             _check_gemm(program, step, where, library)
         elif isinstance(step, AttentionStep):
             _check_attention(program, step, where)
+        elif isinstance(step, WindowStep):
+            _check_windows(program, step, where)
         else:
             _check_library(program, step, where)
     _check_order(program, _check_schedule(program))
@@ -244,6 +248,26 @@ def _check_attention(program: Program, step: AttentionStep, where: str) -> None:
             raise fault(f"an operand of {where} lies in slot {operand.slot}, which holds '{form}'")
 
 
+def _check_windows(program: Program, step: WindowStep, where: str) -> None:
+    if len(step.x.strides) != 4:
+        raise fault(f"the images of {where} do not have four axes")
+    for slot in touched(step):
+        if program.slots[slot].form != "f32":
+            raise fault(f"an operand of {where} lies in slot {slot}, which holds '{program.slots[slot].form}'")
+    if step.taps > MOST_TAPS:
+        raise fault(f"{where} has windows of {step.taps} taps")
+    if (step.kind == "depthwise") != (step.weight >= 0):
+        raise fault(f"{where} makes '{step.kind}' of its taps and names slot {step.weight} for their weights")
+    if step.weight < 0:
+        return
+    weight = program.slots[step.weight]
+    if weight.kind != "constant":
+        raise fault(f"the weight of {where} is no constant")
+    held = int(weight.rows) * int(weight.row_bytes)  # type: ignore[arg-type]  # fixed, within its constant: _check_slot
+    if held != step.taps * step.channels * ITEM_BYTES["f32"]:
+        raise fault(f"{where} weighs {step.taps} taps of {step.channels} channels by a constant of {held} bytes")
+
+
 def _check_library(program: Program, step: LibraryStep, where: str) -> None:
     resolve(step.op)
     for argument in arguments(step):
@@ -328,6 +352,8 @@ def _sizes(program: Program) -> Iterator[Size]:
             yield from (step.batch, step.heads, step.kv_heads, step.queries, step.keys)
             for operand in (step.q, step.k, step.v, step.out, step.mask):
                 yield from _operand_sizes(operand)
+        elif isinstance(step, WindowStep):
+            yield from (step.batch, step.height, step.width, *_operand_sizes(step.x))
         else:
             for argument in arguments(step):
                 yield from (argument.size, *argument.shape, *_operand_sizes(argument.view))

@@ -5,7 +5,7 @@ In: pieces of bytes. Out: a file that is the old one or the new one at every mom
     64 bytes   preamble: magic, format version, bytes of the header, bytes of the file, SHA-256 of the header
     header     ASCII JSON, padded with spaces to a multiple of 4096 bytes (counted from the start of the file)
     weights    the constants in order of use, each aligned to 64 bytes, gaps zero
-    streamed   (version 2) the constants that are read from disk at every call, in blocks of whole pages, gaps zero
+    streamed   (versions 4, 6) the constants that are read from disk at every call, in blocks of whole pages, gaps zero
     native     built kernels, each aligned to 4096 bytes, gaps zero
 """
 
@@ -24,6 +24,7 @@ from adaflex.errors import ArtifactError
 MAGIC = b"\x93ADAFLEX"
 VERSION = 3
 STREAMING = 4  # files with streamed weights, which older readers would not serve
+KNOWN = (VERSION, STREAMING, 5, 6)  # 5 and 6: the same of programs in which windows slide over images
 PAGE = 4096
 PREAMBLE = struct.Struct("<8sIIQQ32s")  # magic, version, reserved, header bytes, file bytes, SHA-256 of the header
 MOST_HEADER = 64 << 20
@@ -58,9 +59,9 @@ def read_preamble(raw: bytes, path: Path, file_bytes: int) -> Preamble:
     if len(raw) < PREAMBLE.size or raw[: len(MAGIC)] != MAGIC:
         raise ArtifactError(f"'{path}' is no AdaFlex artifact; give a file that .save() or `adaflex compile` wrote")
     _, version, reserved, header, size, digest = PREAMBLE.unpack(raw[: PREAMBLE.size])
-    if version not in (VERSION, STREAMING):
+    if version not in KNOWN:
         raise ArtifactError(
-            f"'{path}' has format version {version}, this AdaFlex reads versions {VERSION} and {STREAMING}; "
+            f"'{path}' has format version {version}, this AdaFlex reads versions {KNOWN[0]} to {KNOWN[-1]}; "
             "install the version that wrote it, or save it again"
         )
     if size != file_bytes:

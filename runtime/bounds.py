@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from adaflex.errors import ArtifactError
+from adaflex.runtime.extents import MOST, Axis, Sizes, fault, own, span, split
 from adaflex.runtime.layout import touched, written
 from adaflex.runtime.program import (
     ITEM_BYTES,
@@ -25,17 +26,16 @@ from adaflex.runtime.program import (
     Program,
     Segment,
     Slot,
+    WindowStep,
 )
-from adaflex.runtime.region import FOLD, LEAVES, OPERATORS, PANEL_ROWS, REDUCE, Load, Region, Size, Store
+from adaflex.runtime.region import FOLD, LEAVES, PANEL_ROWS, REDUCE, Load, Region, Store
 
-MOST = 1 << 48  # of any size or product of sizes: far from what overflows, far above what a machine holds
 MOST_PACKED = 1 << 40  # items of packed keys or values of one head
-Axis = tuple[int, int]  # size, stride in elements
 
 
 def check_bounds(program: Program, values: Mapping[str, int]) -> None:
     """Raise ``ArtifactError`` where the program, run at these sizes, would leave its memory."""
-    sizes = _Sizes(values)
+    sizes = Sizes(values)
     slots = tuple(_held(sizes, program, number) for number in range(len(program.slots)))
     _check_windows(program)
     for entry in program.schedule:
@@ -50,58 +50,6 @@ def check_bounds(program: Program, values: Mapping[str, int]) -> None:
                     raise fault(f"a loop of {rows} rows is shared by {groups} groups")
                 for number in loop.steps:
                     _Native(program, sizes, slots, number, rows, groups).check()
-
-
-def fault(text: str) -> ArtifactError:
-    """The error of a program that would leave its memory."""
-    return ArtifactError(f"{text}; the file is damaged or was not made by AdaFlex")
-
-
-class _Sizes:
-    """Values of sizes: bounded, with divisors above zero, so that C and Python agree on them."""
-
-    def __init__(self, values: Mapping[str, int]) -> None:
-        self.values = values
-
-    def value(self, size: Size, what: str) -> int:
-        """Any size, also a negative one."""
-        if isinstance(size, int):
-            found = size
-        elif isinstance(size, str):
-            found = self.values[size]
-        else:
-            found = self._result(size, what)
-        if not -MOST <= found <= MOST:
-            raise fault(f"{what} would be {found}")
-        return found
-
-    def _result(self, size: tuple[object, ...], what: str) -> int:
-        name, parts = str(size[0]), [self.value(part, what) for part in size[1:]]  # type: ignore[arg-type]
-        divides = name in ("//", "%", "cdiv")
-        if divides and (parts[0] < 0 or min(parts[1:]) <= 0):
-            raise fault(f"{what} is divided by {min(parts[1:])}")
-        found = parts[0]
-        for part in parts[1:]:
-            found = OPERATORS[name](found, part)
-            if not -MOST <= found <= MOST:
-                raise fault(f"{what} would be {found}")
-        return found
-
-    def count(self, size: Size, what: str) -> int:
-        """A size that counts something."""
-        found = self.value(size, what)
-        if found < 0:
-            raise fault(f"{what} would be {found}")
-        return found
-
-    def product(self, sizes: Sequence[Size], what: str) -> int:
-        """The product of counts."""
-        found = 1
-        for size in sizes:
-            found *= self.count(size, what)
-            if found > MOST:
-                raise fault(f"{what} would be {found}")
-        return found
 
 
 @dataclass(frozen=True)
@@ -119,7 +67,7 @@ class _Held:
         return self.rows * self.row_bytes
 
 
-def _held(sizes: _Sizes, program: Program, number: int) -> _Held:
+def _held(sizes: Sizes, program: Program, number: int) -> _Held:
     slot, what = program.slots[number], f"a size of slot {number}"
     rows, columns, row_bytes = (sizes.count(size, what) for size in (slot.rows, slot.columns, slot.row_bytes))
     items = sizes.product(slot.shape, what)
@@ -181,31 +129,6 @@ def _up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-def _span(axes: Sequence[Axis], offset: int) -> tuple[int, int]:
-    """Lowest and highest element of a walk that has at least one."""
-    steps = [(size - 1) * stride for size, stride in axes]
-    return offset + sum(step for step in steps if step < 0), offset + sum(step for step in steps if step > 0)
-
-
-def _split(axes: Sequence[Axis], groups: int) -> tuple[list[Axis], list[Axis]] | None:
-    """The axes that count ``groups`` and those within a group; None where an axis straddles both."""
-    outer: list[Axis] = []
-    inner: list[Axis] = []
-    for size, stride in axes:
-        if groups == 1:
-            inner.append((size, stride))
-        elif groups % size == 0:
-            outer.append((size, stride))
-            groups //= size
-        elif size % groups == 0:
-            outer.append((groups, stride * (size // groups)))
-            inner.append((size // groups, stride))
-            groups = 1
-        else:
-            return None
-    return (outer, inner) if groups == 1 else None
-
-
 def per_row(region: Region) -> list[bool]:
     """Which values of a region are one number for the whole row."""
     found: list[bool] = []
@@ -223,7 +146,7 @@ def per_row(region: Region) -> list[bool]:
 class _Library:
     """One library step: its views lie inside their slots. What its op returns is checked when it has."""
 
-    def __init__(self, program: Program, sizes: _Sizes, slots: Sequence[_Held], number: int) -> None:
+    def __init__(self, program: Program, sizes: Sizes, slots: Sequence[_Held], number: int) -> None:
         self.step, self.sizes, self.slots, self.where = program.steps[number], sizes, slots, f"step {number}"
 
     def check(self) -> None:
@@ -242,7 +165,7 @@ class _Library:
         what = f"a view of {self.where}"
         shape = [self.sizes.count(size, what) for size in argument.shape]
         strides = [self.sizes.count(stride, what) for stride in view.strides]
-        low, high = _span(list(zip(shape, strides, strict=True)), self.sizes.count(view.offset, what))
+        low, high = span(list(zip(shape, strides, strict=True)), self.sizes.count(view.offset, what))
         if 0 not in shape and not 0 <= low <= high < self.slots[view.slot].items:
             raise fault(f"{what} reaches element {high} of slot {view.slot}, which has {self.slots[view.slot].items}")
 
@@ -251,7 +174,7 @@ class _Native:
     """One native step of a loop over ``rows`` rows of ``groups`` groups."""
 
     def __init__(
-        self, program: Program, sizes: _Sizes, slots: Sequence[_Held], number: int, rows: int, groups: int
+        self, program: Program, sizes: Sizes, slots: Sequence[_Held], number: int, rows: int, groups: int
     ) -> None:
         self.step, self.sizes, self.slots = program.steps[number], sizes, slots
         self.rows, self.groups, self.where = rows, max(groups, 1), f"step {number}"
@@ -261,6 +184,9 @@ class _Native:
         step = self.step
         if isinstance(step, AttentionStep):
             self._attention(step)
+            return
+        if isinstance(step, WindowStep):
+            self._windows(step)
             return
         assert not isinstance(step, LibraryStep)
         dims = [self.sizes.count(size, f"the rows of {self.where}") for size in step.region.dims]
@@ -334,15 +260,15 @@ class _Native:
         """The walk stays inside the slot and, where that keeps only a window, inside each group's or row's part."""
         held = self.slots[slot]
         item = ITEM_BYTES[form or held.slot.form]
-        low, high = _span([*lead, *rest], offset)
+        low, high = span([*lead, *rest], offset)
         if low < 0 or (high + 1) * item > held.bytes or held.bytes % item:
             raise fault(f"{self.where} reaches elements {low} to {high} of slot {slot}, which has {held.bytes // item}")
         window = held.slot.window if held.slot.kind == "local" else "full"
         if window == "full":
             return
         groups = self.rows if window == "block" else self.groups
-        parts = None if picked or held.rows % groups or held.row_bytes % item else _split(lead, groups)
-        if parts is None or not _own(*parts, rest, offset, held.rows // groups * held.row_bytes // item):
+        parts = None if picked or held.rows % groups or held.row_bytes % item else split(lead, groups)
+        if parts is None or not own(*parts, rest, offset, held.rows // groups * held.row_bytes // item):
             raise fault(f"{self.where} reads slot {slot} beyond the {window} of rows that is kept of it")
 
     def _attention(self, step: AttentionStep) -> None:
@@ -374,13 +300,27 @@ class _Native:
         rest = [axes[1], axes[3]] if by_query else [axes[1], axes[2], axes[3]]
         self._inside(given.slot, "", lead, rest, self.sizes.value(given.offset, f"an offset of {self.where}"))
 
+    def _windows(self, step: WindowStep) -> None:
+        what = f"a size of {self.where}"
+        batch, height, width = (self.sizes.count(size, what) for size in (step.batch, step.height, step.width))
+        counts = [step.windows(axis, size) for axis, size in ((0, height), (1, width))]
+        if min(*counts, height, width) < 1:
+            raise ArtifactError(
+                f"a window of {self.where} is larger than its image of {height} times {width} with its borders; "
+                "call it with larger images"
+            )
+        self._same_rows(self.sizes.product((batch, *counts), f"the rows of {self.where}"))
+        held = self.slots[step.out]
+        if held.columns != step.columns or (self.rows and held.row_bytes != step.columns * ITEM_BYTES["f32"]):
+            raise fault(f"{self.where} writes {step.columns} columns to slot {step.out}, which has {held.columns}")
+        self._rows_of(step.out, step.columns * ITEM_BYTES["f32"], "writes")
+        if self.rows:
+            self._images(step, (batch, height, width, step.channels))
 
-def _own(outer: Sequence[Axis], inner: Sequence[Axis], rest: Sequence[Axis], offset: int, unit: int) -> bool:
-    """Does group g of ``outer`` reach elements [g * unit, (g + 1) * unit) alone?"""
-    step = unit
-    for size, stride in reversed(outer):
-        if size > 1 and stride != step:
-            return False
-        step *= size
-    low, high = _span([*inner, *rest], offset)
-    return low >= 0 and high < unit
+    def _images(self, step: WindowStep, shape: tuple[int, ...]) -> None:
+        strides = [self.sizes.value(stride, f"a stride of {self.where}") for stride in step.x.strides]
+        axes = list(zip(shape, strides, strict=True))
+        if 0 not in shape:
+            self._inside(
+                step.x.slot, "", axes[:1], axes[1:], self.sizes.value(step.x.offset, f"an offset of {self.where}")
+            )

@@ -1,15 +1,17 @@
 """Executes a program on a GPU: one uint8 tensor as arena, kernels launched in order on the caller's stream.
 
 In: a ``Program``, its constants' bytes on the device, kernels for its row and product steps, a call's tensors there.
-Out: fresh output tensors. Attention and library steps go through torch.
+Out: fresh output tensors. Attention, windows and library steps go through torch.
 
 The schedule of threads means nothing here: every step runs over all its rows and is a moment of its own, so slots are
 packed by the steps they live in. An arena serves one call at a time; the next use of it waits for the last on the
-device, whatever stream it came from. Temporaries that torch makes in attention and library steps are its own.
+device, whatever stream it came from. Temporaries that torch makes in those steps are its own.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -25,7 +27,17 @@ from adaflex.runtime.bounds import check_bounds
 from adaflex.runtime.inputs import check_guards, check_inputs, sizes_of
 from adaflex.runtime.layout import Layout, plan_layout, touched
 from adaflex.runtime.library import DTYPES, LibraryCall, plain, prepare
-from adaflex.runtime.program import Argument, AttentionStep, LibraryStep, Loop, Operand, Phase, Program, Segment
+from adaflex.runtime.program import (
+    Argument,
+    AttentionStep,
+    LibraryStep,
+    Loop,
+    Operand,
+    Phase,
+    Program,
+    Segment,
+    WindowStep,
+)
 from adaflex.runtime.region import evaluate
 
 
@@ -148,7 +160,9 @@ class CudaExecutor:
         return _Shape(values, layout, workspace, shapes)
 
     def _native(self) -> list[int]:
-        return [n for n in self._order if not isinstance(self.program.steps[n], LibraryStep | AttentionStep)]
+        return [
+            n for n in self._order if not isinstance(self.program.steps[n], LibraryStep | AttentionStep | WindowStep)
+        ]
 
     # ---- memory ----
     def _capturing(self) -> bool:
@@ -217,6 +231,8 @@ class CudaExecutor:
                 tensors.update(self._call(number, shape, arena, tensors))
             elif isinstance(step, AttentionStep):
                 attend(step, tensor, shape.values, self.program)
+            elif isinstance(step, WindowStep):
+                slide(step, tensor, shape.values)
             else:
                 self.kernels.run(number, tensor, shape.values, workspace)
             for slot in self._dead[number]:
@@ -279,3 +295,32 @@ def attend(step: AttentionStep, tensor: Callable[[int], Tensor], values: Mapping
         enable_gqa=number(step.kv_heads) != number(step.heads),
     )
     view(step.out, step.heads, step.queries, step.width).copy_(out)
+
+
+def slide(step: WindowStep, tensor: Callable[[int], Tensor], values: Mapping[str, int]) -> None:
+    """One step of windows through torch, its images read where they lie and its rows written in place."""
+    batch, height, width = (evaluate(size, values) for size in (step.batch, step.height, step.width))
+    whole, strides = tensor(step.x.slot), [evaluate(stride, values) for stride in step.x.strides]
+    start = whole.storage_offset() + evaluate(step.x.offset, values)
+    images = torch.as_strided(whole, (batch, height, width, step.channels), strides, start)
+    high, wide = step.windows(0, height), step.windows(1, width)
+    above, left, below, right = step.padding
+    padded = F.pad(images, (0, 0, left, right, above, below), value=float("-inf") if step.kind == "max" else 0.0)
+    shape = (batch, high, wide, *((step.taps,) if step.kind == "patches" else ()), step.channels)
+    count = math.prod(shape)
+    out = tensor(step.out).reshape(-1)[:count].view(shape)
+    for number, (row, column) in enumerate(itertools.product(*map(range, step.kernel))):
+        top, first = row * step.dilation[0], column * step.dilation[1]
+        tap = padded[:, top : top + (high - 1) * step.stride[0] + 1 : step.stride[0]]
+        tap = tap[:, :, first : first + (wide - 1) * step.stride[1] + 1 : step.stride[1]]
+        if step.kind == "depthwise":
+            weight = tensor(step.weight).reshape(-1)[number * step.channels :][: step.channels]
+            tap = tap * weight
+        if step.kind == "patches":
+            out[:, :, :, number].copy_(tap)
+        elif number == 0:
+            out.copy_(tap)
+        else:
+            torch.maximum(out, tap, out=out) if step.kind == "max" else out.add_(tap)
+    if step.kind == "mean":
+        out.div_(step.taps)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from adaflex.runtime.arena import Packing, Piece, pack
-from adaflex.runtime.program import AttentionStep, LibraryStep, Program, RowStep, Segment, Step
+from adaflex.runtime.program import AttentionStep, LibraryStep, Program, RowStep, Segment, Step, WindowStep
 from adaflex.runtime.region import evaluate
 
 BY_GROUP, BY_ROW, BY_COLUMN = 0, 1, 2
@@ -129,6 +129,8 @@ def read(step: Step) -> tuple[int, ...]:
     if isinstance(step, AttentionStep):
         operands = [step.q, step.k, step.v, *([step.mask] if step.mask is not None else [])]
         return tuple(operand.slot for operand in operands)
+    if isinstance(step, WindowStep):
+        return (step.x.slot, step.weight) if step.weight >= 0 else (step.x.slot,)
     if isinstance(step, LibraryStep):
         return _argument_slots(step)
     loaded = tuple(load.slot for load in step.region.loads)
@@ -139,6 +141,8 @@ def written(step: Step) -> tuple[int, ...]:
     """All slots a step writes."""
     if isinstance(step, AttentionStep):
         return (step.out.slot,)
+    if isinstance(step, WindowStep):
+        return (step.out,)
     if isinstance(step, LibraryStep):
         return tuple(slot for slot in step.outputs if slot >= 0)
     return tuple(store.slot for store in step.region.stores)

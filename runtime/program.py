@@ -17,6 +17,7 @@ from adaflex.runtime.region import Region, Size
 # 1 and 2 had tables of fp32 beside weights in groups, where the kernels now read 16 bits.
 FORMAT_VERSION = 3  # of programs whose constants all lie in memory
 STREAMED_VERSION = 4  # of programs that stream some
+WITH_WINDOWS = 2  # added where windows slide over images, which older readers do not know
 
 ITEM_BYTES = {
     "f32": 4,
@@ -32,6 +33,9 @@ ITEM_BYTES = {
     "c64": 8,
     "c128": 16,
 }
+
+
+WINDOW_KINDS = ("patches", "depthwise", "max", "mean")
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,46 @@ class AttentionStep:
 
 
 @dataclass(frozen=True)
+class WindowStep:
+    """Windows that slide over images ``x`` [N, H, W, C]; row (n, oh, ow) of ``out`` is what one makes of its taps.
+
+    "patches": the taps side by side, KH * KW * C columns; else C columns: "depthwise": their sum weighted by
+    ``weight`` [KH * KW, C], "max": their maximum, "mean": their sum over their number. Outside of the image a tap is
+    0, for "max" minus infinity. ``kernel``, ``stride`` and ``dilation`` each say (height, width), and ``padding``
+    (top, left, bottom, right).
+    """
+
+    kind: str  # an entry of WINDOW_KINDS
+    x: Operand
+    weight: int  # slot of a constant in f32; -1: none
+    out: int  # slot
+    batch: Size
+    height: Size
+    width: Size
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    label: str = ""
+
+    @property
+    def taps(self) -> int:
+        """Places of the kernel."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def columns(self) -> int:
+        """Columns of the result."""
+        return self.channels * (self.taps if self.kind == "patches" else 1)
+
+    def windows(self, axis: int, size: int) -> int:
+        """How many windows there are along the height (axis 0) or the width (1) of an image of ``size``."""
+        reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
+        return (size + self.padding[axis] + self.padding[axis + 2] - reach) // self.stride[axis] + 1
+
+
+@dataclass(frozen=True)
 class Argument:
     """An argument of a library op: exactly one field says what it is."""
 
@@ -148,7 +192,7 @@ class LibraryStep:
     label: str = ""
 
 
-Step = RowStep | GemmStep | AttentionStep | LibraryStep
+Step = RowStep | GemmStep | AttentionStep | WindowStep | LibraryStep
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,30 @@ Fields at their defaults are left out. Floats that JSON has no word for are the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
-from adaflex.errors import ArtifactError
+from adaflex.runtime.json_readers import (
+    MOST_ITEMS,
+    MOST_NESTING,
+    Read,
+    count,
+    exactly,
+    fault,
+    flag,
+    integer,
+    many,
+    number,
+    one_of,
+    optional,
+    pair,
+    record,
+    size,
+    text,
+)
 from adaflex.runtime.program import (
     ITEM_BYTES,
+    WINDOW_KINDS,
     Argument,
     AttentionStep,
     Constant,
@@ -29,12 +46,12 @@ from adaflex.runtime.program import (
     RowStep,
     Segment,
     Slot,
+    WindowStep,
 )
 from adaflex.runtime.region import (
     BINARY,
     FOLD,
     LEAVES,
-    OPERATORS,
     PANELS,
     REDUCE,
     RELATIONS,
@@ -46,13 +63,7 @@ from adaflex.runtime.region import (
     Store,
 )
 
-Read = Callable[[Any, str], Any]
-
-INT64 = (-(2**63), 2**63 - 1)
-MOST_ITEMS = 1 << 20  # of any one list
-MOST_TEXT = 1 << 16  # characters of any one string
-MOST_NESTING = 48  # of a size, or of an argument's lists
-NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+MOST_SPAN = 1 << 20  # of a window, its steps and its channels: far from what overflows
 KINDS = ("input", "output", "constant", "local", "value")
 WINDOWS = ("full", "group", "block")
 ARGUMENTS = "slot int float complex bool str none size dtype list layout device memory_format".split()
@@ -83,131 +94,6 @@ def _same_as_default(given: Any, default: Any) -> bool:
     if isinstance(given, float):  # -0.0 == 0.0, but they are not the same
         return repr(given) == repr(default)
     return type(given) is type(default) and bool(given == default)
-
-
-# ---- readers: (plain value, where it stands) -> value, or ArtifactError ----
-def fault(where: str, value: Any, wanted: str) -> ArtifactError:
-    """The error of a value that is not what the schema asks for."""
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return ArtifactError(
-        f"{where} is {shown}; the format asks for {wanted}, so the file is damaged or was not made here"
-    )
-
-
-def integer(low: int = INT64[0], high: int = INT64[1]) -> Read:
-    """Reads an int between two bounds, both included."""
-
-    def read(value: Any, where: str) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise fault(where, value, f"a whole number from {low} to {high}")
-        return value
-
-    return read
-
-
-def one_of(words: Any) -> Read:
-    """Reads one of a few words."""
-
-    def read(value: Any, where: str) -> str:
-        if type(value) is not str or value not in words:
-            raise fault(where, value, f"one of {', '.join(sorted(words))}")
-        return value
-
-    return read
-
-
-def text(value: Any, where: str) -> str:
-    """Reads a string."""
-    if type(value) is not str or len(value) > MOST_TEXT:
-        raise fault(where, value, f"text of at most {MOST_TEXT} characters")
-    return value
-
-
-def number(value: Any, where: str) -> float:
-    """Reads a float."""
-    if type(value) is str and value in NOT_FINITE:
-        return NOT_FINITE[value]
-    if type(value) is not float or not math.isfinite(value):
-        raise fault(where, value, "a number with a decimal point, or nan, inf or -inf as text")
-    return value
-
-
-def flag(value: Any, where: str) -> bool:
-    """Reads true or false."""
-    if type(value) is not bool:
-        raise fault(where, value, "true or false")
-    return value
-
-
-def size(value: Any, where: str, depth: int = 0) -> Any:
-    """Reads a size: an int, a symbol, or an operator with at least two operands."""
-    if type(value) is int and INT64[0] <= value <= INT64[1]:
-        return value
-    if type(value) is str and value.isidentifier() and len(value) < 64:
-        return value
-    if type(value) is not list or len(value) < 3 or depth > MOST_NESTING:
-        raise fault(where, value, "a size: a whole number, a symbol, or [operator, size, size, ...]")
-    if type(value[0]) is not str or value[0] not in OPERATORS:
-        raise fault(where, value[0], f"one of the operators {' '.join(OPERATORS)}")
-    parts = tuple(size(part, where, depth + 1) for part in value[1:])
-    if value[0] in ("//", "%", "cdiv") and any(type(part) is int and part <= 0 for part in parts[1:]):
-        raise fault(where, value, "a divisor above zero")
-    return (value[0], *parts)
-
-
-def count(value: Any, where: str) -> Any:
-    """Reads a size that, where it is a number, is not negative."""
-    read = size(value, where)
-    if type(read) is int and read < 0:
-        raise fault(where, value, "a size that is not negative")
-    return read
-
-
-def many(read: Read, most: int = MOST_ITEMS) -> Read:
-    """Reads a list into a tuple."""
-
-    def read_all(value: Any, where: str) -> tuple[Any, ...]:
-        if type(value) is not list or len(value) > most:
-            raise fault(where, value, f"a list of at most {most} entries")
-        return tuple(read(item, f"{where}[{place}]") for place, item in enumerate(value))
-
-    return read_all
-
-
-def pair(first: Read, second: Read) -> Read:
-    """Reads a list of exactly two."""
-
-    def read(value: Any, where: str) -> tuple[Any, Any]:
-        if type(value) is not list or len(value) != 2:
-            raise fault(where, value, "a list of two entries")
-        return first(value[0], where + "[0]"), second(value[1], where + "[1]")
-
-    return read
-
-
-def optional(read: Read) -> Read:
-    """Reads null, or what ``read`` reads."""
-    return lambda value, where: None if value is None else read(value, where)
-
-
-def record(kind: Any, readers: Mapping[str, Read]) -> Read:
-    """Reads an object into the dataclass ``kind``: no unknown keys, none missing that has no default."""
-    wanted = {entry.name: entry.default is MISSING for entry in fields(kind)}
-    assert wanted.keys() == readers.keys(), f"the table of {kind.__name__} is out of date"
-
-    def read(value: Any, where: str) -> Any:
-        if type(value) is not dict:
-            raise fault(where, value, "an object")
-        for key in value:
-            if key not in readers:
-                raise ArtifactError(f"{where} has the unknown key {key!r:.60}; a newer AdaFlex may know it: update it")
-        for name, needed in wanted.items():
-            if needed and name not in value:
-                raise ArtifactError(f"{where} lacks the key '{name}'; the file is damaged or was not made here")
-        return kind(**{name: readers[name](given, f"{where}.{name}") for name, given in value.items()})
-
-    return read
 
 
 # ---- the table ----
@@ -299,6 +185,20 @@ ATTENTION_STEP = record(
         "label": text,
     },
 )
+WINDOW_STEP = record(
+    WindowStep,
+    {
+        "kind": one_of(WINDOW_KINDS),
+        "x": OPERAND,
+        "weight": _slot_or_none,
+        "out": _slot,
+        **dict.fromkeys(("batch", "height", "width"), count),
+        "channels": integer(1, MOST_SPAN),
+        **dict.fromkeys(("kernel", "stride", "dilation"), exactly(2, integer(1, MOST_SPAN))),
+        "padding": exactly(4, integer(0, MOST_SPAN)),
+        "label": text,
+    },
+)
 
 
 def argument(value: Any, where: str, depth: int = 0) -> Argument:
@@ -333,6 +233,7 @@ _STEPS: dict[str, tuple[type, Read]] = {
     "rows": (RowStep, ROW_STEP),
     "gemm": (GemmStep, GEMM_STEP),
     "attention": (AttentionStep, ATTENTION_STEP),
+    "windows": (WindowStep, WINDOW_STEP),
     "library": (LibraryStep, LIBRARY_STEP),
 }
 _STEP_NAMES = {kind: name for name, (kind, _) in _STEPS.items()}

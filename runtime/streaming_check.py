@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adaflex.runtime.bounds import fault
+from adaflex.runtime.extents import fault
 from adaflex.runtime.layout import touched
 from adaflex.runtime.program import GemmStep, Program
 from adaflex.runtime.stream import PAGE, padded

@@ -20,6 +20,7 @@ OWN = {  # prefixes of adaflex.* each folder may import
         "native",
         "passes.capture",
         "passes.rewrite",
+        "passes.windows",
         "solver.plan",
         "solver.table",
         "runtime.program",

@@ -10,7 +10,19 @@ import time
 
 from torch import fx
 
-from adaflex.passes.clean import activations, attention, linears, masks, norms, refresh, remove, spelling, widen
+from adaflex.passes.clean import (
+    activations,
+    attention,
+    channels,
+    convolutions,
+    linears,
+    masks,
+    norms,
+    refresh,
+    remove,
+    spelling,
+    widen,
+)
 from adaflex.passes.clean.tools import Pass
 from adaflex.passes.torch_compat import fake_mode_of, no_new_guards
 from adaflex.settings import settings
@@ -37,10 +49,12 @@ PASSES: tuple[Pass, ...] = (
     linears.unflattened,
     linears.added_biases,
     linears.empty_biases,
-    remove.padding_into_convolution,
     norms.batch_norms,
     norms.rms_norms,
     activations.activations,
+    convolutions.convolutions,
+    channels.channels_last,
+    remove.permutations,
     masks.gathers,
     masks.open_masks,
     attention.attentions,

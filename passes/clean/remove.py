@@ -16,7 +16,6 @@ from adaflex.passes.clean.tools import (
     is_op,
     is_output,
     pure,
-    replace,
     same_shape,
     shape_of,
     swap,
@@ -141,6 +140,19 @@ def _undoes(node: fx.Node, inner: fx.Node) -> bool:
     return False
 
 
+def permutations(graph: fx.Graph) -> int:
+    """A permutation of a permutation is one."""
+    count = 0
+    for node in list(graph.nodes):
+        inner = arg(node, 0) if is_op(node, aten.permute.default) else None
+        if is_op(inner, aten.permute.default):
+            first: Any = inner.args[1]  # type: ignore[union-attr]
+            then: Any = node.args[1]
+            node.args = (inner.args[0], [first[axis] for axis in then])  # type: ignore[union-attr]
+            count += 1
+    return count
+
+
 def _axes(node: fx.Node, rank: int) -> set[Any]:
     return {node.args[1] % rank, node.args[2] % rank}  # type: ignore[operator]
 
@@ -175,29 +187,3 @@ def dead_code(graph: fx.Graph) -> int:
         if node.op in ("call_function", "get_attr") and not node.users and (node.op == "get_attr" or pure(node)):
             graph.erase_node(node)
     return before - len(graph.nodes)
-
-
-def padding_into_convolution(graph: fx.Graph) -> int:
-    """A zero padding, equal on both sides, that feeds one convolution becomes that convolution's own."""
-    count = 0
-    for node in list(graph.nodes):
-        pad = arg(node, 0) if is_op(node, aten.conv2d.default) else None
-        if not isinstance(pad, fx.Node) or not _zero_padding(pad) or len(pad.users) != 1:
-            continue
-        own = arg(node, 4, "padding", [0, 0])
-        if isinstance(own, str):
-            continue
-        own = list(own) * 2 if len(own) == 1 else own
-        widths: Any = pad.args[1]
-        padding = [own[0] + widths[2], own[1] + widths[0]]
-        args = (pad.args[0], node.args[1], arg(node, 2), arg(node, 3, "stride", [1, 1]), padding)
-        replace(node, node.target, (*args, arg(node, 5, "dilation", [1, 1]), arg(node, 6, "groups", 1)))
-        count += 1
-    return count
-
-
-def _zero_padding(node: fx.Node) -> bool:
-    if not is_op(node, aten.constant_pad_nd.default) or arg(node, 2, default=0) != 0:
-        return False
-    widths: Any = node.args[1]
-    return len(widths) == 4 and widths[0] == widths[1] >= 0 and widths[2] == widths[3] >= 0

@@ -21,6 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from adaflex.passes.capture import Capture, Constant, Input, Output, Symbol
+from adaflex.passes.windows import WINDOWS
+from adaflex.runtime.program import WINDOW_KINDS
 
 aten = torch.ops.aten
 WIDTHS = (1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 32, 33, 48, 64, 70)
@@ -449,6 +451,32 @@ def attention(m: Maker) -> None:
     m.call(aten.reshape.default, y.node, [*sizes, heads * width])
 
 
+def slide(m: Maker) -> None:
+    """Windows over images that lie in any order of axes; every window sees the image."""
+    x = m.pick(lambda v: is_f32(v) and v.fake.dim() >= 3)
+    if x is None:
+        return
+    if x.fake.dim() == 3:
+        x = m.call(aten.unsqueeze.default, x.node, m.rng.randrange(4), exact=x.exact, keep=False)
+    if m.rng.random() < 0.5:
+        order = list(range(4))
+        m.rng.shuffle(order)
+        x = m.call(aten.permute.default, x.node, order, exact=x.exact, keep=False)
+    if not fixed(x):
+        return
+    kind, kernel = m.rng.choice(WINDOW_KINDS), [m.rng.choice((1, 2, 3)) for _ in range(2)]
+    channels, taps = int(x.fake.shape[-1]), kernel[0] * kernel[1]
+    if kind == "patches" and channels * taps > 300:
+        kind = "max"
+    dilation = [1 if kind == "max" else m.rng.choice((1, 1, 2)) for _ in range(2)]
+    reach = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
+    before = [m.rng.randint(0, reach[axis]) for axis in range(2)]
+    padding = [*before, *(m.rng.randint(reach[axis] - before[axis], reach[axis]) for axis in range(2))]
+    weight = m.constant(m.noise(taps, channels)) if kind == "depthwise" else None
+    geometry = (kernel, [m.rng.choice((1, 1, 2)) for _ in range(2)], padding, dilation)
+    m.call(WINDOWS, x.node, weight, kind, *geometry, exact=x.exact and kind in ("patches", "max"))
+
+
 def residual(m: Maker) -> None:
     """A branch of two or three linears that joins what goes around it: something a plan may skip, or make narrower."""
     x = m.pick(lambda v: is_f32(v) and fixed(v) and v.fake.dim() >= 2)
@@ -471,8 +499,8 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-def graph(seed: int, most: int = 30, widths: Sequence[int] = WIDTHS) -> Case:
-    """The graph of a seed."""
+def graph(seed: int, most: int = 30, widths: Sequence[int] = WIDTHS, images: bool = False) -> Case:
+    """The graph of a seed; ``images``: with windows that slide over what has three axes or four."""
     rng = random.Random(seed)
     m = Maker(rng, symbolic=rng.random() < 0.2, widths=widths)
     length, width = rng.choice(LENGTHS), rng.choice(widths)
@@ -484,7 +512,7 @@ def graph(seed: int, most: int = 30, widths: Sequence[int] = WIDTHS) -> Case:
     if rng.random() < 0.3:
         m.input((length, 1), lambda shape: torch.rand(tuple(shape), generator=m.torch_rng) > 0.4)
     wanted = rng.randint(3, most)
-    operations = [*OPERATIONS, *[residual] * 4] if widths is WIDE else OPERATIONS
+    operations = [*OPERATIONS, *[residual] * 4 * (widths is WIDE), *[slide] * 6 * images]
     start = len(m.graph.nodes)
     for _ in range(4 * most):
         if len(m.graph.nodes) - start >= wanted:

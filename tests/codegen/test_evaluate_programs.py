@@ -19,7 +19,7 @@ from tests.codegen.lowered import Pick, fp32, program_of
 from tests.passes.models import zoo
 
 ZOO = zoo()
-LIBRARY_ONLY = ("mixtral", "mobilenet", "resnet", "lstm", "unet")  # hardly a native step, and slow: left to C++ tests
+LIBRARY_ONLY = ("mixtral", "lstm")  # hardly a native step, and slow: left to C++ tests
 NAMES = [name for name in ZOO if name not in LIBRARY_ONLY]
 
 

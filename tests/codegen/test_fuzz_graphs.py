@@ -38,8 +38,8 @@ MOST_TIES = 4  # of the 50 graphs of a chunk; a wrong family shows in a dozen
 
 
 def graph_of(seed: int, most: int = 30) -> graphs.Case:
-    """The graph of a seed; a fourth have sizes that groups and rotations divide."""
-    return graphs.graph(seed, most, graphs.WIDE if seed % 4 == 3 else graphs.WIDTHS)
+    """The graph of a seed; a fourth have sizes that groups and rotations divide, an eighth have windows over images."""
+    return graphs.graph(seed, most, graphs.WIDE if seed % 4 == 3 else graphs.WIDTHS, images=seed % 8 == 5)
 
 
 def faults(case: graphs.Case, run: Executor, batch: int) -> list[str]:

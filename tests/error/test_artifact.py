@@ -91,7 +91,7 @@ ATTACKS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "bit flip in the weights": (lambda raw: flipped(raw, 4096 * (len(raw) // 4096) + 77), "constant 0"),
     "bit flip between constants": (lambda raw: flipped(raw, len(raw) - 1), "not zero"),
     "future version": (future, "format version 99"),
-    "past version": (past, "format version 1, this AdaFlex reads versions 3 and 4"),
+    "past version": (past, "format version 1, this AdaFlex reads versions 3 to 6"),
     "future program": (change("format", 99), "program of format 99"),
     "huge header": (huge_header, "claims a header"),
     "sizes of a bomb": (bomb, "end at byte"),

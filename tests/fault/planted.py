@@ -54,7 +54,7 @@ FAULTS = (
     Fault("weight scale and its column sum swapped", "codegen/kernels/w8a8.py", "layout.pack_columns(scale), layout.column_sums(codes, scale)", "layout.column_sums(codes, scale), layout.pack_columns(scale)", ("lossy",)),
     Fault("words of a panel in another order", "codegen/layout.py", "blocks.transpose(1, 2).contiguous()", "blocks.flip(1).transpose(1, 2).contiguous()", ("lossy",)),
     Fault("overlapping constants accepted", "runtime/artifact_check.py", "constant.offset < end:", "constant.offset < end - 64:", ("artifact",)),
-    Fault("divisor of zero accepted", "runtime/program_json.py", "part <= 0 for part", "part < 0 for part", ("json",)),
+    Fault("divisor of zero accepted", "runtime/json_readers.py", "part <= 0 for part", "part < 0 for part", ("json",)),
     Fault("gaps not checked", "runtime/artifact.py", "if content[at:].any():", "if False:", ("artifact",)),
     Fault("limit itself counts as broken", "runtime/verdict.py", "self.measured <= self.asked + slack", "self.measured < self.asked + slack", ("verdict",)),
     Fault("last columns dropped", "codegen/cpp/driver.h", "if (col < count) body(col, int(count - col));", "", ("compiled",)),

@@ -134,10 +134,10 @@ ATTACKS: dict[str, tuple[Change, str]] = {
 }  # fmt: skip
 
 
-def checked(plain: Any, values: Mapping[str, int]) -> Program:
+def checked(plain: Any, values: Mapping[str, int], weight_bytes: int = 1152) -> Program:
     """The program, as ``artifact.read`` and the executor check it."""
     program = from_plain(plain)
-    check_program(program, 1152, sample.LIBRARY)
+    check_program(program, weight_bytes, sample.LIBRARY)
     check_bounds(program, values)
     return program
 

@@ -120,6 +120,29 @@ def test_tied_turned_and_shared_weights() -> None:
     assert 1e-4 < float((found - original).norm() / original.norm()) < 0.03
 
 
+def test_convolutions_are_sites_by_their_own_names_and_are_rewritten_like_linears() -> None:
+    class Images(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm, self.point = nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.Conv2d(32, 64, 1)
+            self.each, self.groups = nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 64, 3, groups=2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.groups(self.each(self.point(self.norm(self.stem(x)).relu())))
+
+    model, x = Images().eval().requires_grad_(False), torch.randn(2, 3, 9, 9)
+    capture, weights, sites = sites_of(model, x)
+    assert [site.id for site in sites.sites] == ["stem.weight", "point.weight"]
+    assert [site.shape for site in sites.sites] == [(32, 27), (64, 32)]
+    assert {"bf16", "w8a8"} <= {encoding.family for encoding in sites.offers["stem.weight"]}
+    exact = model(x)
+    losses = {}
+    for family in ("fp32", "bf16", "w8a8"):
+        made = rewrite(capture, sites, MENU, in_form(sites, weights, (family,)))
+        losses[family] = float((run(made, weights, (x,))[0] - exact).norm() / exact.norm())
+    assert losses["fp32"] < 1e-5 < losses["bf16"] < 0.01 and 1e-5 < losses["w8a8"] < 0.03
+
+
 def test_a_weight_with_nan_keeps_its_form() -> None:
     model = Layer()
     with torch.no_grad():

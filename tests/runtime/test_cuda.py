@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 pytest.importorskip("triton")
 
 from adaflex.codegen.kernels.menu import MENU
 from adaflex.errors import OptionError
-from adaflex.runtime.cuda import CudaExecutor, attend, device_program, memory_dtype
+from adaflex.runtime.cuda import CudaExecutor, attend, device_program, memory_dtype, slide
 from adaflex.runtime.program import (
+    WINDOW_KINDS,
     Argument,
     AttentionStep,
     LibraryStep,
@@ -29,6 +31,7 @@ from adaflex.runtime.program import (
     RowStep,
     Segment,
     Slot,
+    WindowStep,
 )
 from adaflex.runtime.region import Load, Op, Region, Store
 
@@ -157,6 +160,28 @@ def test_attention_reads_and_writes_in_place(causal: bool) -> None:
     kept = torch.ones(t, t, dtype=torch.bool).tril() if causal else mask[:, None, None, :]
     want = scores.masked_fill(~kept, float("-inf")).softmax(-1) @ parts[2]
     assert torch.allclose(result.double(), want.transpose(1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", WINDOW_KINDS)
+def test_windows_read_and_write_in_place(kind: str) -> None:
+    """Of images that are a part of wider ones, channels first."""
+    n, h, w, c = 2, 6, 5, 3
+    base, weight = torch.randn(n, c + 1, h, w), torch.randn(6, c)
+    strides = ((c + 1) * h * w, w, 1, h * w)
+    x = Operand(0, strides, h * w)
+    geometry = ((2, 3), (2, 1), (0, 1, 0, 1), (1, 1))
+    step = WindowStep(kind, x, 1 if kind == "depthwise" else -1, 2, "s0", h, w, c, *geometry)
+    images = base[:, 1:]
+    result = torch.full((n * 3 * 5 * step.columns,), torch.nan)
+    slide(step, [base.reshape(-1), weight.reshape(-1), result].__getitem__, {"s0": n})
+    if kind == "patches":
+        want = F.unfold(images, *geometry[:1], 1, (0, 1), (2, 1)).unflatten(1, (c, 6)).permute(0, 3, 2, 1)
+    elif kind == "max":
+        want = F.max_pool2d(F.pad(images, (1, 1), value=-torch.inf), (2, 3), (2, 1)).permute(0, 2, 3, 1)
+    else:
+        weights = weight if kind == "depthwise" else torch.full((6, c), 1 / 6)
+        want = F.conv2d(images, weights.t().reshape(c, 1, 2, 3), None, (2, 1), (0, 1), 1, c).permute(0, 2, 3, 1)
+    assert torch.allclose(result, want.reshape(-1), atol=1e-6)
 
 
 @pytest.mark.gpu

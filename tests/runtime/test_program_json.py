@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from adaflex.errors import ArtifactError
 from adaflex.runtime.artifact_json import depth, dumps, loads
 from adaflex.runtime.program import (
+    WINDOW_KINDS,
     Argument,
     AttentionStep,
     Constant,
@@ -24,6 +25,7 @@ from adaflex.runtime.program import (
     RowStep,
     Segment,
     Slot,
+    WindowStep,
 )
 from adaflex.runtime.program_json import ARGUMENTS, KINDS, OPS, WINDOWS, from_plain, to_plain
 from adaflex.runtime.region import OPERATORS, Load, Op, Region, Store
@@ -83,6 +85,7 @@ ARGUMENT = st.deferred(
         shape=tuples(COUNT),
     )
 )
+PAIRS = st.tuples(st.integers(1, 9), st.integers(1, 9))
 STEPS = st.one_of(
     st.builds(RowStep, REGIONS, TEXT),
     st.builds(
@@ -98,6 +101,17 @@ STEPS = st.one_of(
         st.floats(),
         st.booleans(),
         st.booleans(),
+        TEXT,
+    ),
+    st.builds(
+        WindowStep,
+        st.sampled_from(WINDOW_KINDS),
+        OPERANDS,
+        SLOT_OR_NONE,
+        INDEX,
+        *[COUNT] * 3,
+        POSITIVE,
+        *[PAIRS, PAIRS, st.tuples(*[st.integers(0, 9)] * 4), PAIRS],
         TEXT,
     ),
     st.builds(LibraryStep, TEXT, tuples(ARGUMENT), tuples(st.tuples(TEXT, ARGUMENT)), tuples(SLOT_OR_NONE), TEXT),
