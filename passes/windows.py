@@ -6,8 +6,7 @@ convolution is the gathering of its taps followed by an ordinary linear, whose w
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,24 +56,19 @@ def _windows(
     border = float("-inf") if kind == "max" else 0.0
     wide = F.pad(x, (0, 0, padding[1], padding[3], padding[0], padding[2]), value=border)
     rows, columns = out_sizes(x, kernel, stride, padding, dilation)
-    taps = [
-        wide[:, i : i + (rows - 1) * stride[0] + 1 : stride[0], j : j + (columns - 1) * stride[1] + 1 : stride[1]]
-        for i, j in _places(kernel, dilation)
-    ]
+    n, h, w, c = wide.stride()
+    shape = (x.shape[0], rows, columns, *kernel, x.shape[3])
+    strides = (n, h * stride[0], w * stride[1], h * dilation[0], w * dilation[1], c)
+    seen = wide.as_strided(shape, strides).flatten(3, 4)  # [N, OH, OW, KH * KW, C]
     if kind == "patches":
-        return torch.stack(taps, dim=3).flatten(3)
+        return seen.flatten(3)
     if kind == "max":
-        return torch.stack(taps).amax(0)
+        return seen.amax(3)
     if kind == "depthwise":
         assert weight is not None
-        taps = [tap * row for tap, row in zip(taps, weight, strict=True)]
-    whole = torch.stack(taps).sum(0)
-    return whole / len(taps) if kind == "mean" else whole
-
-
-def _places(kernel: Sequence[int], dilation: Sequence[int]) -> Iterator[tuple[int, int]]:
-    rows, columns = (range(0, k * d, d) for k, d in zip(kernel, dilation, strict=True))
-    return itertools.product(rows, columns)
+        seen = seen * weight
+    whole = seen.sum(3)
+    return whole / seen.shape[3] if kind == "mean" else whole
 
 
 @windows.register_fake

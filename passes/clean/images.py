@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from adaflex.passes.clean.tools import aten, emit, is_op, shape_of, tensor_of
+from adaflex.passes.clean.tools import aten, emit, fixed_size, is_op, shape_of, tensor_of
 from adaflex.passes.windows import WINDOWS
 
 FIRST = {3: [0, 2, 1], 4: [0, 3, 1, 2]}  # from channels last to channels first, by rank
@@ -71,6 +71,6 @@ def each_axis(given: Any, count: int) -> list[int] | None:
 def served(node: fx.Node, kernel: list[int]) -> bool:
     """Whether windows of ``kernel`` over the node's first argument are ours: fp32, fixed channels, nothing empty."""
     x = tensor_of(node.args[0])
-    if x is None or x.dtype != torch.float32 or not isinstance(x.shape[1], int) or prod(kernel) > MOST_TAPS:
+    if x is None or x.dtype != torch.float32 or fixed_size(x.shape[1]) is None or prod(kernel) > MOST_TAPS:
         return False
     return all(not isinstance(size, int) or size > 0 for size in (*shape_of(node), *x.shape))

@@ -52,6 +52,14 @@ def same_size(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def fixed_size(size: Any) -> int | None:
+    """A size that no call can change, also one that tracing wrote as a symbol first; None for others."""
+    if isinstance(size, torch.SymInt):
+        value = size.node.expr
+        return int(value) if value.is_number else None
+    return int(size)
+
+
 def is_constant(node: object) -> bool:
     """Whether the node is a placeholder of the model's own tensor or of one the trace made."""
     return isinstance(node, fx.Node) and node.op == "placeholder" and node.meta.get("role") in ("source", "literal")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adaflex.passes.capture import Capture
-from adaflex.passes.export_door import from_export
+from adaflex.passes.export_door import any_sizes, from_export
 from adaflex.passes.suffix import Cursor
 from adaflex.passes.windows import WINDOWS, windows
 
@@ -128,6 +128,22 @@ def test_images_stay_channels_last_from_end_to_end() -> None:
     moved = [node for node in capture.graph.graph.nodes if node.target is aten.permute.default]
     assert [node.args[0].op for node in moved] == ["placeholder"]  # the images as they come in, and nothing else
     assert kinds(capture) == ["patches", "depthwise"]
+
+
+def test_channels_that_the_model_fixes_are_no_free_size() -> None:
+    class Checked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[1] != 3:
+                raise ValueError("three channels are wanted")
+            return F.max_pool2d(self.conv(x), 2)
+
+    model, x = Checked().eval().requires_grad_(False), torch.randn(2, 3, 9, 9)
+    capture, _ = from_export(model, (x,), dynamic_shapes=any_sizes((x,), None, model))
+    assert kinds(capture) == ["patches", "max"] and len(capture.symbols) >= 2
 
 
 def test_sizes_may_vary_without_guards() -> None:
