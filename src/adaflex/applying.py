@@ -40,8 +40,9 @@ def apply_plan(
     _check_blocks(saved, options.plan, sites)
     table, plan = saved.table, saved.plan
     setting = Setting(model, sites, _scores(model, sites, table), options, here)
-    asked = _asked(budget_of(options, table), plan.budget)
-    attempt = attempted(setting, table, plan, asked, asked.loss if asked.loss is not None else plan.budget.loss)
+    promised = plan.budget if saved.asked_loss is None else replace(plan.budget, loss=saved.asked_loss)
+    asked = _asked(budget_of(options, table), promised)
+    attempt = attempted(setting, table, plan, asked, asked.loss if asked.loss is not None else promised.loss)
     judge(attempt.verdict, options)
     return planned_of(setting, attempt, (uniform_plan(table, plan.budget, None), None), start)
 
@@ -82,4 +83,5 @@ def saved_of(planned: Planned) -> Saved:
     """What is saved of a plan: the same through both doors."""
     calls = {str(number): list(inputs) for number, inputs in enumerate(planned.model.data.fit)}
     weights = weights_digest(planned.model, planned.sites)
-    return Saved(planned.plan, planned.table, weights, digest_of(calls))
+    asked = next((promise.asked for promise in planned.verdict.promises if promise.name == "loss"), None)
+    return Saved(planned.plan, planned.table, weights, digest_of(calls), asked)

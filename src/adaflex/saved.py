@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ log = logging.getLogger("adaflex")
 SCHEMA = "adaflex.saved/2"
 OLDER = "adaflex.saved/1"  # its sizes and losses are of weights in groups with scales of fp32
 FIELDS = {"schema", "weights", "calibration", "plan", "table"}
+LATER = {"asked_loss"}  # may be missing
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Saved:
     table: CostTable
     weights: str  # of every decided weight: name, dtype, shape, values
     calibration: str  # of the calls that repaired the weights
+    asked_loss: float | None = None  # what was promised: the plan's own budget may have been lowered to keep to it
 
     def to_json(self) -> str:
         """The file's text."""
@@ -42,6 +45,7 @@ class Saved:
             "schema": SCHEMA,
             "weights": self.weights,
             "calibration": self.calibration,
+            "asked_loss": self.asked_loss,
             "plan": encode(self.plan),
             "table": encode(self.table),
         }
@@ -63,19 +67,28 @@ def read(path: str | Path) -> Saved:
         raise OptionError(f"the plan in '{path}' is of schema '{OLDER}', whose sizes no longer hold; plan again")
     if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
         raise OptionError(f"'{path}' is no saved plan (schema '{SCHEMA}'); write one with save_plan= or --save-plan")
-    if set(values) != FIELDS:
+    if set(values) - LATER != FIELDS:
         raise OptionError(f"'{path}' has the fields {', '.join(sorted(values))}; a saved plan has {sorted(FIELDS)}")
     saved = Saved(
         from_json(Plan, values["plan"], f"the plan of {path}"),
         from_json(CostTable, values["table"], f"the table of {path}"),
         str(values["weights"]),
         str(values["calibration"]),
+        _loss(values.get("asked_loss"), path),
     )
     if saved.plan.table_digest != digest(saved.table):
         raise OptionError(f"the plan in '{path}' was not made from the table beside it (digests differ); plan again")
     if saved.plan.totals is None:
         raise OptionError(f"the plan in '{path}' is {saved.plan.status} and decides nothing; plan with other budgets")
     return saved
+
+
+def _loss(value: Any, path: str | Path) -> float | None:
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf
+    ):
+        raise OptionError(f"asked_loss in '{path}' is {value!r}; it must be a number from 0 on, or null")
+    return value
 
 
 def digest_of(values: Mapping[str, Any]) -> str:

@@ -139,6 +139,22 @@ def test_a_saved_plan_is_applied_without_scoring(made: dict[str, Any], capsys: p
     assert "other weights" in capsys.readouterr().err
 
 
+def test_a_saved_plan_is_held_to_what_was_asked_not_to_a_lowered_budget(
+    made: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = json.loads(made["plan.json"].read_text())
+    assert whole["asked_loss"] == pytest.approx(0.02**2)
+    whole["plan"]["budget"]["loss"] = 1e-9  # as where sums promised too much
+    path = made["folder"] / "lowered.json"
+    path.write_text(json.dumps(whole))
+    value = asked(capsys, "compile", f"{TINY}:tiny", "-o", made["folder"] / "lowered.adaflex", "--plan", path)
+    assert value["verdict"]["held"]
+    whole["asked_loss"] = "little"
+    path.write_text(json.dumps(whole))
+    assert main(["plan", f"{TINY}:tiny", "--plan", str(path)]) == 2
+    assert "asked_loss" in capsys.readouterr().err
+
+
 def test_a_plan_apart_from_its_table_is_refused(made: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     whole = json.loads(made["plan.json"].read_text())
     whole["table"]["baseline_bytes"] = 1
